@@ -1,0 +1,117 @@
+//! `VpcIPClaim`: what a pod of this name needs.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A pod's need for an address. Namespace and name are the pod's; the object outlives the pod when
+/// [`VpcIPClaimSpec::delete_policy`] is [`DeletePolicy::Never`].
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "eni-ipam.dev",
+    version = "v1",
+    kind = "VpcIPClaim",
+    plural = "vpcipclaims",
+    singular = "vpcipclaim",
+    shortname = "vipc",
+    namespaced,
+    status = "VpcIPClaimStatus",
+    derive = "PartialEq",
+    printcolumn = r#"{"name":"Address","type":"string","jsonPath":".status.address"}"#,
+    printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
+    printcolumn = r#"{"name":"Policy","type":"string","jsonPath":".spec.deletePolicy"}"#,
+    printcolumn = r#"{"name":"Node","type":"string","jsonPath":".status.nodeName"}"#,
+    printcolumn = r#"{"name":"Epoch","type":"integer","jsonPath":".status.epoch"}"#,
+    printcolumn = r#"{"name":"Retained","type":"date","jsonPath":".status.detachedAt"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct VpcIPClaimSpec {
+    /// Whether the address outlives the pod.
+    #[serde(default)]
+    pub delete_policy: DeletePolicy,
+    /// How long a retained address is kept after the pod is detached: a duration such as `1h30m`, at least
+    /// `5m`, or `never`. Absent: the controller's `--claim-expired-duration`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expired_duration: Option<String>,
+    /// The one address this pod wants.
+    #[serde(rename = "nominatedIP", default, skip_serializing_if = "Option::is_none")]
+    pub nominated_ip: Option<String>,
+    /// The subnets the address may come from; empty: any subnet of the node's zone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nominated_subnets: Vec<String>,
+    /// The workload at the top of the pod's owner chain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<OwnerWorkload>,
+}
+
+/// What happens to the address when the pod goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeletePolicy {
+    /// The address goes back to the subnet with the pod.
+    #[default]
+    Immediate,
+    /// The address is static: kept for the next pod of the same name.
+    Never,
+}
+
+/// A workload, by UID: a workload of the same name made later is another one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OwnerWorkload {
+    /// Such as `apps/v1`.
+    pub api_version: String,
+    /// Such as `StatefulSet`.
+    pub kind: String,
+    /// Name of the workload, in the claim's namespace.
+    pub name: String,
+    /// UID of the workload.
+    pub uid: String,
+}
+
+/// What has become of a claim.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VpcIPClaimStatus {
+    /// Where the claim stands.
+    #[serde(default)]
+    pub phase: ClaimPhase,
+    /// The address that this claim holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// The node the address is, or was last, bound on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
+    /// UID of the pod the address is, or was last, bound to.
+    #[serde(rename = "podUID", default, skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<String>,
+    /// Epoch of the last binding.
+    #[serde(default)]
+    pub epoch: i64,
+    /// When the last pod was seen detached. Retention counts from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detached_at: Option<Time>,
+    /// When the retained address will be reclaimed; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expire_at: Option<Time>,
+    /// Why the claim waits, if it does. Types are in [`crate::api::condition`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+/// Where a claim stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ClaimPhase {
+    /// No address is bound yet; a condition says why.
+    #[default]
+    Pending,
+    /// The address is bound to the pod's node: CNI ADD can be answered.
+    Bound,
+    /// The pod is gone; its node has not yet said that nothing uses the address.
+    Detaching,
+    /// No pod; the address is kept for the next one of this name.
+    Retained,
+    /// The address is on its way back to the subnet.
+    Releasing,
+}

@@ -1,0 +1,88 @@
+//! `NodeENIConfig`: what a node may have, and its ENIs.
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Limits and ENIs of a node. The name is the node's.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "eni-ipam.dev",
+    version = "v1",
+    kind = "NodeENIConfig",
+    plural = "nodeeniconfigs",
+    singular = "nodeeniconfig",
+    shortname = "nec",
+    status = "NodeENIConfigStatus",
+    derive = "PartialEq",
+    printcolumn = r#"{"name":"Instance","type":"string","jsonPath":".spec.instanceID"}"#,
+    printcolumn = r#"{"name":"Zone","type":"string","jsonPath":".spec.zone"}"#,
+    printcolumn = r#"{"name":"Max-ENIs","type":"integer","jsonPath":".spec.maxENIs"}"#,
+    printcolumn = r#"{"name":"IPs-per-ENI","type":"integer","jsonPath":".spec.maxIPsPerENI"}"#,
+    printcolumn = r#"{"name":"ENIs","type":"integer","jsonPath":".status.eniCount"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeENIConfigSpec {
+    /// The cloud's name of the machine: the last part of the node's `spec.providerID`, or the node's name
+    /// where it has none.
+    #[serde(rename = "instanceID")]
+    pub instance_id: String,
+    /// Zone of the machine (`topology.kubernetes.io/zone`). New ENIs come from subnets of this zone.
+    pub zone: String,
+    /// Secondary ENIs that the machine can take.
+    #[serde(rename = "maxENIs")]
+    pub max_enis: u32,
+    /// Secondary addresses of one ENI; its primary address is not counted.
+    #[serde(rename = "maxIPsPerENI")]
+    pub max_ips_per_eni: u32,
+}
+
+/// What a node has.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeENIConfigStatus {
+    /// Number of ENIs that are attached.
+    #[serde(default)]
+    pub eni_count: u32,
+    /// The node's ENIs that may carry pods, by ID. The agent brings up those that are attached.
+    #[serde(default)]
+    pub enis: Vec<EniStatus>,
+    /// The last error of creating or attaching an ENI, in the cloud's own words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// An ENI of a node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EniStatus {
+    /// The cloud's name of the ENI.
+    pub id: String,
+    /// Its MAC, lower case with colons.
+    pub mac: String,
+    /// Its subnet.
+    #[serde(rename = "subnetID")]
+    pub subnet_id: String,
+    /// CIDR of the subnet.
+    #[serde(rename = "subnetCIDR")]
+    pub subnet_cidr: String,
+    /// Next hop of the subnet.
+    pub gateway: String,
+    /// Its primary address, which no pod can have.
+    #[serde(rename = "primaryIP")]
+    pub primary_ip: String,
+    /// Where it stands.
+    pub state: EniState,
+}
+
+/// Where an ENI stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum EniState {
+    /// Exists, not yet on the machine.
+    Attaching,
+    /// On the machine.
+    Attached,
+    /// Being taken off the machine.
+    Detaching,
+}

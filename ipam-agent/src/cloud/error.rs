@@ -1,0 +1,48 @@
+//! What a cloud refuses, in kinds that the controller can act on.
+
+/// An error of the cloud, or of the way to it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{action}: {code}: {message}{}", request_id.as_ref().map(|id| format!(" (request {id})")).unwrap_or_default())]
+pub struct CloudError {
+    /// What the controller can make of it.
+    pub kind: CloudErrorKind,
+    /// The action that was asked for, such as `AttachNetworkInterface`.
+    pub action: &'static str,
+    /// The cloud's own code, or `Transport`, `Decode` or `Timeout` when no answer could be read.
+    pub code: String,
+    /// The cloud's own words.
+    pub message: String,
+    /// The cloud's name for the request, for its support.
+    pub request_id: Option<String>,
+}
+
+/// What to do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloudErrorKind {
+    /// Too many calls: ask again later.
+    Throttled,
+    /// No answer, a torn one, a 5xx, or a task still running: ask again later. The call may have happened.
+    Unavailable,
+    /// The VPC's or the machine's number of ENIs is reached.
+    EniLimit,
+    /// The ENI's number of addresses is reached.
+    IpLimit,
+    /// The subnet has no free address.
+    SubnetExhausted,
+    /// The address is taken by something else.
+    AddressInUse,
+    /// The ENI, subnet, address or machine does not exist.
+    NotFound,
+    /// The credentials may not do this, or the signature is wrong.
+    Unauthorized,
+    /// The cloud calls the request itself wrong; asking again will not help.
+    Invalid,
+}
+
+impl CloudErrorKind {
+    /// Whether the same call may succeed later with nothing changed on our side.
+    #[must_use]
+    pub const fn is_transient(self) -> bool {
+        matches!(self, Self::Throttled | Self::Unavailable)
+    }
+}

@@ -1,0 +1,14 @@
+//! Static pod IPs from ENI pools: everything in user space.
+//!
+//! Dependencies point one way: [`api`] ← [`ipam`] ← [`controller`], [`node`]; [`dataplane`], [`netlink`] and
+//! [`cloud`] know nothing of Kubernetes; [`embedded`] is a Kubernetes API in this process and knows nothing
+//! of what it stores.
+
+pub mod api;
+pub mod cloud;
+pub mod controller;
+pub mod dataplane;
+pub mod embedded;
+pub mod ipam;
+pub mod netlink;
+pub mod node;

@@ -1,0 +1,2 @@
+//! CNI plugin.
+fn main() {}

@@ -1,0 +1,30 @@
+//! The ENIs of a node.
+
+use crate::addr::Mac;
+
+/// Slots of the `ENIS` map. Slot 0 means "no ENI" and stays empty.
+pub const MAX_ENIS: u32 = 64;
+
+/// What `from_pod` needs to send a packet out of an ENI.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Eni {
+    /// Interface index in the node's namespace; 0: the slot is empty.
+    pub ifindex: u32,
+    /// MTU of the ENI in bytes, without the Ethernet header.
+    pub mtu: u32,
+    /// Bits of [`EniFlags`].
+    pub flags: u32,
+    /// The ENI's own MAC, the source of what it sends.
+    pub mac: Mac,
+    /// The next hop's MAC; zero: not resolved yet.
+    pub gateway_mac: Mac,
+}
+
+/// Bits of [`Eni::flags`].
+pub struct EniFlags;
+
+impl EniFlags {
+    /// The node's primary ENI.
+    pub const PRIMARY: u32 = 1;
+}

@@ -1,0 +1,23 @@
+//! Flows that the host stack has touched (stack affinity). Written by the egress programs, read by the
+//! ingress programs.
+
+/// A flow as the pod's side sees it. The key of `STACK_FLOWS`; room for both families: an IPv4 address
+/// stands in the first four octets, the rest being zero.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StackFlow {
+    /// The pod's address, network byte order.
+    pub pod: [u8; 16],
+    /// The other side's address, network byte order.
+    pub peer: [u8; 16],
+    /// The pod's port, network byte order; for ICMP echo the identifier.
+    pub pod_port: [u8; 2],
+    /// The other side's port, network byte order; for ICMP echo zero.
+    pub peer_port: [u8; 2],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// 4 or 6.
+    pub family: u8,
+    /// Always zero.
+    pub reserved: [u8; 2],
+}

@@ -1,0 +1,25 @@
+//! The eBPF map ABI: every type that the TC programs and user space both read.
+//!
+//! Rules of this crate: `#[repr(C)]`, no padding (asserted at compile time in [`layout`]), addresses as
+//! octets in network byte order so that `bpftool map dump` is readable, every other integer in the
+//! byte order of the machine. A change to any type here raises [`ABI_VERSION`].
+#![no_std]
+
+pub mod addr;
+pub mod drops;
+pub mod eni;
+pub mod flow;
+pub mod layout;
+pub mod maps;
+pub mod route;
+pub mod stats;
+
+pub use addr::{Ipv4Octets, Ipv6Octets, Mac};
+pub use drops::{DROP_REASONS, DropReason};
+pub use eni::{Eni, EniFlags, MAX_ENIS};
+pub use flow::StackFlow;
+pub use route::{PodRoute, RouteFlags};
+pub use stats::{DropCount, PodStats};
+
+/// Version of the layout of all pinned maps. An agent refuses to adopt maps of a version it does not know.
+pub const ABI_VERSION: u32 = 1;

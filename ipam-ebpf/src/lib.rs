@@ -1,0 +1,2 @@
+//! The TC programs.
+#![no_std]

@@ -1,0 +1,3 @@
+//! The lab: a VPC on one machine, and the end-to-end tests on it.
+
+pub mod world;
