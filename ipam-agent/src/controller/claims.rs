@@ -23,6 +23,9 @@ use crate::ipam::binding::{Observation, Step, Wait, next_step};
 /// The state of an address that nobody uses, for [`Context::watched_for`].
 const UNUSED: &str = "unused";
 
+/// How soon to decide again when somebody else wrote first.
+const STALE: Duration = Duration::from_millis(50);
+
 /// Takes the next step for a claim.
 pub async fn reconcile(claim: Arc<VpcIPClaim>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     context.ready().await?;
@@ -144,7 +147,7 @@ impl<'a> Reconciliation<'a> {
             },
             nominated_ip: self.claim.spec.nominated_ip.clone(),
             nominated_subnets: self.claim.spec.nominated_subnets.clone(),
-            ip: self.ip.as_deref().filter(|ip| views::is_held(ip)).cloned(),
+            ip: self.ip.clone(),
         };
         match self.context.pools.place(&node, request).await {
             Ok(placed) => {
@@ -164,7 +167,8 @@ impl<'a> Reconciliation<'a> {
                 self.claim_is_bound(&ip).await?;
                 Ok(Action::await_change())
             }
-            Err(NotPlaced { reason, message, ip, error }) => {
+            Err(NotPlaced { stale: true, .. }) => Ok(Action::requeue(STALE)),
+            Err(NotPlaced { reason, message, ip, .. }) => {
                 if let Some(ip) = ip {
                     write::status(&self.context.ips(), &ip, |ip| {
                         let status = ip.status.get_or_insert_default();
@@ -179,10 +183,7 @@ impl<'a> Reconciliation<'a> {
                 if let Some(pod) = self.pod_ref.clone() {
                     self.context.warn(pod, reason, "BindAddress", &message).await;
                 }
-                match error {
-                    Some(error) if error.is_conflict() => Err(error),
-                    _ => Ok(Action::requeue(self.context.config.retry)),
-                }
+                Ok(Action::requeue(self.context.config.retry))
             }
         }
     }

@@ -2,7 +2,7 @@
 //! and a burst of pods costs a handful of calls.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
@@ -30,7 +30,7 @@ pub struct PlaceRequest {
     /// Subnets that it wants; empty: any.
     pub nominated_subnets: Vec<String>,
     /// The address that it holds already.
-    pub ip: Option<VpcIP>,
+    pub ip: Option<Arc<VpcIP>>,
 }
 
 /// An address that is on an ENI of the node.
@@ -50,17 +50,17 @@ pub struct NotPlaced {
     /// For the operator.
     pub message: String,
     /// The address that the claim holds nevertheless.
-    pub ip: Option<VpcIP>,
-    /// The error, if it was one of the API.
-    pub error: Option<ReconcileError>,
+    pub ip: Option<Arc<VpcIP>>,
+    /// Somebody else wrote first: decide again at once.
+    pub stale: bool,
 }
 
 impl NotPlaced {
     fn new(reason: &'static str, message: impl ToString) -> Self {
-        Self { reason, message: message.to_string(), ip: None, error: None }
+        Self { reason, message: message.to_string(), ip: None, stale: false }
     }
 
-    fn holding(mut self, ip: Option<VpcIP>) -> Self {
+    fn holding(mut self, ip: Option<Arc<VpcIP>>) -> Self {
         self.ip = ip;
         self
     }
@@ -72,7 +72,7 @@ impl From<ReconcileError> for NotPlaced {
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),
         };
-        Self { reason: reason::CLOUD_ERROR, message, ip: None, error: Some(error) }
+        Self { reason: reason::CLOUD_ERROR, message, ip: None, stale: error.is_conflict() }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
@@ -123,7 +124,7 @@ async fn settle(
             Some(request)
         }
         Err(error) => {
-            let _ = request.1.send(Err(NotPlaced::from(error).holding(Some(place.ip))));
+            let _ = request.1.send(Err(NotPlaced::from(error).holding(Some(Arc::new(place.ip)))));
             None
         }
     }
