@@ -35,14 +35,13 @@ pub struct Executable {
 /// The build failed, or the plugin of a release is heavier than promised.
 pub fn run(release: bool) -> Result<ExitCode> {
     setup::ensure(Scope::Build)?;
-    let agent: &[&str] = &["--package", "ipam-agent", "--bins"];
-    let plugin: &[&str] = &["--package", "ipam-cni", "--bins"];
+    let (agent, plugin) = (["--package", "ipam-agent"], ["--package", "ipam-cni"]);
     let built = if release {
-        let mut built = cargo_build(&[agent, &["--release"]].concat())?;
-        built.extend(cargo_build(&[plugin, &["--profile", "plugin"]].concat())?);
+        let mut built = cargo_build(&[&agent[..], &["--bins", "--release"]].concat())?;
+        built.extend(cargo_build(&[&plugin[..], &["--bins", "--profile", "plugin"]].concat())?);
         built
     } else {
-        cargo_build(&[agent, plugin].concat())?
+        cargo_build(&[&agent[..], &plugin, &["--bins"]].concat())?
     };
     for executable in &built {
         let size = fs::metadata(&executable.path).context(executable.path.display().to_string())?.len();

@@ -150,7 +150,9 @@ fn summary(groups: &[Group], outcomes: &[Outcome], broken: Option<anyhow::Error>
         match outcomes.iter().find(|outcome| outcome.group == group) {
             Some(Outcome { counts, took, .. }) => {
                 let Counts { passed, failed, skipped } = *counts;
-                println!("{:10} {passed:7} {failed:7} {skipped:8} {:8.1}", group.name(), took.as_secs_f64());
+                let note = if *counts == Counts::default() { "  no test ran" } else { "" };
+                let seconds = took.as_secs_f64();
+                println!("{:10} {passed:7} {failed:7} {skipped:8} {seconds:8.1}{note}", group.name());
                 total += *counts;
             }
             None => println!("{:10} {:>7} {:>7} {:>8}", group.name(), "-", "-", "all"),
