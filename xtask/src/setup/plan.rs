@@ -195,11 +195,18 @@ fn installable(host: &Host, item: &Item) -> bool {
 fn packages(host: &Host, wanted: &[&Item]) -> Vec<Step> {
     let mut steps = Vec::new();
     for optional in [false, true] {
-        let items: Vec<&&Item> = wanted
+        let (items, unknown): (Vec<&&Item>, Vec<&&Item>) = wanted
             .iter()
             .filter(|item| (item.scope == Scope::Extra) == optional && !item.packages.apt.is_empty())
             .filter(|item| !optional || installable(host, item))
-            .collect();
+            .partition(|item| host.family != Family::Apt || host.offers(item.packages.apt));
+        steps.extend(unknown.iter().map(|item| Step {
+            advice: true,
+            ..Step::new(
+                item.why,
+                format!("apt has no package `{}`: install {} by hand", item.packages.apt, item.name),
+            )
+        }));
         if items.is_empty() {
             continue;
         }
@@ -230,29 +237,68 @@ fn install_command(family: Family, names: &str) -> String {
     }
 }
 
-/// The cheapest way to a compiler. A nightly that lacks only the source needs a small download. Debian's own comes
-/// before a fresh nightly, whose LLVM may be newer than any that the distribution has for the linker.
+/// A way to a compiler.
+enum Way {
+    /// The nightly lacks only the source: a small download.
+    AddSource,
+    /// Debian's own, whose source is a package.
+    Debian,
+    /// A nightly of today.
+    Nightly,
+}
+
+impl Way {
+    /// The cheapest way. Debian's compiler comes before a fresh nightly, whose LLVM may be newer than any that the
+    /// distribution has for the linker; `None` when no way is left.
+    fn choose(host: &Host) -> Option<Self> {
+        let apt = host.family == Family::Apt;
+        let linkable = |it: &Compiler| !apt || offers_llvm(host, it.llvm) || has_linker(host, it);
+        if host.nightly.as_ref().is_some_and(linkable) && !host.rustup_offline {
+            Some(Self::AddSource)
+        } else if apt && host.offers(DEBIAN_COMPILER) {
+            Some(Self::Debian)
+        } else if !host.rustup_offline {
+            Some(Self::Nightly)
+        } else {
+            None
+        }
+    }
+}
+
 fn compiler(host: &Host) -> Vec<Step> {
     let why = "the BPF target has no prebuilt `core`";
     let rustup = |command: &str| vec![Step { rustup: true, ..Step::new(why, command) }];
-    let linkable =
-        |it: &&Compiler| host.family != Family::Apt || offers_llvm(host, it.llvm) || has_linker(host, it);
-    if host.nightly.as_ref().is_some_and(|it| linkable(&it)) && !host.rustup_offline {
-        return rustup("rustup component add --toolchain nightly rust-src");
+    match Way::choose(host) {
+        Some(Way::AddSource) => rustup("rustup component add --toolchain nightly rust-src"),
+        Some(Way::Debian) => {
+            let packages = install_command(host.family, DEBIAN_COMPILER);
+            vec![
+                Step::new(format!("{why}; Debian's compiler comes with its source"), packages).by_root(),
+                Step::new("names it for cargo", format!("rustup toolchain link {DEBIAN} /usr")),
+            ]
+        }
+        // No self-update: replacing the user's rustup is not ours to do.
+        Some(Way::Nightly) => {
+            rustup("rustup toolchain install nightly --no-self-update --profile minimal --component rust-src")
+        }
+        None => {
+            let advice =
+                "rustup cannot download and apt has no `rustc-web`: rustup needs access to its server";
+            vec![Step { advice: true, ..Step::new(why, advice) }]
+        }
     }
-    if host.family == Family::Apt && host.offers(DEBIAN_COMPILER) {
-        let packages = install_command(host.family, DEBIAN_COMPILER);
-        return vec![
-            Step::new(format!("{why}; Debian's compiler comes with its source"), packages).by_root(),
-            Step::new("names it for cargo", format!("rustup toolchain link {DEBIAN} /usr")),
-        ];
+}
+
+/// The toolchain that the linker has to serve, there or about to be, and its LLVM; `None` when that cannot be known yet.
+fn linker_serves(host: &Host) -> Option<(&'static str, u32)> {
+    if let Some((name, compiler)) = host.compiler() {
+        return Some((name, compiler.llvm));
     }
-    if host.rustup_offline {
-        let advice = "rustup cannot download and apt has no `rustc-web`: rustup needs access to its server";
-        return vec![Step { advice: true, ..Step::new(why, advice) }];
+    match Way::choose(host)? {
+        Way::AddSource => host.nightly.as_ref().map(|it| ("nightly", it.llvm)),
+        Way::Debian => Some((DEBIAN, DEBIAN_LLVM)),
+        Way::Nightly => None,
     }
-    // No self-update: replacing the user's rustup is not ours to do.
-    rustup("rustup toolchain install nightly --no-self-update --profile minimal --component rust-src")
 }
 
 fn has_linker(host: &Host, compiler: &Compiler) -> bool {
@@ -279,13 +325,12 @@ fn linker(host: &Host) -> Vec<Step> {
         )];
     }
     // Not known yet: the next round, when there is a compiler, asks again.
-    let Some((name, compiler)) = host.compiler() else { return Vec::new() };
-    let least = compiler.llvm.max(DEBIAN_LLVM);
+    let Some((name, compiler_llvm)) = linker_serves(host) else { return Vec::new() };
+    let least = compiler_llvm.max(DEBIAN_LLVM);
     let Some(llvm) = LINKER_LLVMS.filter(|&llvm| llvm >= least).find(|&llvm| offers_llvm(host, llvm)) else {
         let advice = format!(
-            "toolchain {name} has LLVM {}, and apt has no llvm-dev of {least} or newer: `cargo install \
-             cargo-binstall && cargo binstall bpf-linker@{LINKER_VERSION}` fetches a linker with its own LLVM",
-            compiler.llvm
+            "toolchain {name} has LLVM {compiler_llvm}, and apt has no llvm-dev of {least} or newer: `cargo install \
+             cargo-binstall && cargo binstall bpf-linker@{LINKER_VERSION}` fetches a linker with its own LLVM"
         );
         return vec![Step { advice: true, ..Step::new(why, advice) }];
     };

@@ -53,28 +53,40 @@ fn empty_lists_are_fetched_first() {
 }
 
 #[test]
-fn bare_debian_gets_tools_compiler_and_then_the_linker() {
-    let mut host = debian_bare();
-    let first = commands(&host, Scope::Build);
+fn bare_debian_gets_tools_compiler_and_linker_in_one_go() {
+    let host = debian_bare();
     assert_eq!(
-        first,
+        commands(&host, Scope::Build),
         [
             "apt-get install --yes --no-install-recommends gcc",
             "apt-get install --yes --no-install-recommends rustc-web rust-web-src libstd-rust-web-dev cargo-web",
             "rustup toolchain link debian /usr",
-        ]
-    );
-    assert_eq!(by_hand(&host, &steps(&host, Scope::Build)), None);
-    host.debian = compiler(22, true);
-    host.found.insert("cc", String::new());
-    assert_eq!(
-        commands(&host, Scope::Build),
-        [
             "apt-get install --yes --no-install-recommends llvm-22-dev libpolly-22-dev",
             "LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker --version 0.13.0 --force \
              --no-default-features --features llvm-22",
         ]
     );
+    assert_eq!(by_hand(&host, &steps(&host, Scope::Build)), None);
+    let user = Host { root: false, ..host };
+    let message = by_hand(&user, &steps(&user, Scope::Build)).expect("apt-get needs root");
+    assert!(message.contains("only root") && message.contains("cargo install bpf-linker"), "{message}");
+}
+
+#[test]
+fn the_linker_waits_for_a_compiler_whose_llvm_is_unknown() {
+    let host = Host { debian: None, linker: None, offered: offers(&llvm_packages(22)), ..complete() };
+    let commands = commands(&host, Scope::Build);
+    assert_eq!(commands.len(), 1);
+    assert!(commands[0].starts_with("rustup toolchain install nightly"), "{commands:?}");
+}
+
+#[test]
+fn a_package_that_apt_does_not_have_ends_in_advice() {
+    let mut host = complete();
+    host.found.remove("rustup");
+    host.offered.remove("rustup");
+    let message = by_hand(&host, &steps(&host, Scope::Build)).expect("nothing to install");
+    assert!(message.contains("apt has no package `rustup`"), "{message}");
 }
 
 #[test]
@@ -89,7 +101,7 @@ fn a_scope_asks_for_no_more_than_it_needs() {
 #[test]
 fn a_nightly_without_source_gets_it_and_debian_is_the_fallback() {
     let mut host = Host { nightly: compiler(22, false), debian: None, linker: None, ..complete() };
-    assert_eq!(commands(&host, Scope::Build), ["rustup component add --toolchain nightly rust-src"]);
+    assert_eq!(commands(&host, Scope::Build)[0], "rustup component add --toolchain nightly rust-src");
     assert!(steps(&host, Scope::Build)[0].rustup);
     host.rustup_offline = true;
     assert!(commands(&host, Scope::Build)[0].contains("rustc-web"));
