@@ -3,7 +3,8 @@
 //! It is a plain kernel router. An ENI is a veth pair with one end in its machine's namespace and the other here.
 //! An address that belongs to an ENI is a /32 route to it and a permanent neighbour entry with its MAC; the
 //! route is also what the source check asks, so moving an address is replacing one route. ARP for a gateway and
-//! for every assigned address is answered with the fabric's MAC. What goes to an address of no ENI vanishes
+//! for every assigned address is answered with the fabric's MAC, unless the asker's address is not of the ENI it
+//! asks by: the source check holds for ARP too. What goes to an address of no ENI vanishes
 //! without an ICMP message, as in a VPC.
 
 use std::{
@@ -13,10 +14,12 @@ use std::{
     net::Ipv4Addr,
     os::fd::{AsRawFd, RawFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, anyhow, bail, ensure};
-use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
+use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage, State as OperState};
 use rtnetlink::{LinkUnspec, LinkVeth};
 
 use super::{
@@ -77,8 +80,6 @@ impl Fabric {
             ("ipv4/conf/all/proxy_arp", "1"),
             ("ipv4/conf/all/send_redirects", "0"),
             ("ipv4/conf/default/send_redirects", "0"),
-            // The kernel delays proxied answers by up to 0.8 s unless told otherwise.
-            ("ipv4/neigh/default/proxy_delay", "0"),
             ("ipv6/conf/all/disable_ipv6", "1"),
             ("ipv6/conf/default/disable_ipv6", "1"),
         ])?;
@@ -140,6 +141,30 @@ impl Fabric {
         state.enis.iter().find(|(_, eni)| eni.ips.contains(&ip)).map(|(id, _)| id.clone())
     }
 
+    /// Waits until the fabric can send to an ENI whose machine brought it up. The kernel enables the far end of a
+    /// veth pair from a work queue; what the fabric sends before is lost.
+    ///
+    /// # Errors
+    /// The ENI is not attached, or its machine does not bring it up within 5 s.
+    pub fn wait_up(&self, eni_id: &str) -> anyhow::Result<()> {
+        let ifname = self.ifname_of(eni_id)?;
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let link = self.ns.rtnl().link(&ifname)?.with_context(|| format!("{eni_id} has no interface"))?;
+            if link.attributes.contains(&LinkAttribute::OperState(OperState::Up)) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{eni_id} is still down on its machine after 5 s");
+            thread::sleep(Duration::from_micros(500));
+        }
+    }
+
+    fn ifname_of(&self, eni_id: &str) -> anyhow::Result<String> {
+        let state = self.lock();
+        let eni = state.enis.get(eni_id).with_context(|| format!("{eni_id} is not attached"))?;
+        Ok(eni.ifname.clone())
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -158,7 +183,10 @@ impl Fabric {
             match self.ns.rtnl().add_link(pair(ifname, &machine_ifname, machine, mac, self.mtu)) {
                 Ok(()) => return Ok(machine_ifname),
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                    ensure!(self.ns.rtnl().link(ifname)?.is_none(), "the fabric has an interface {ifname} already");
+                    ensure!(
+                        self.ns.rtnl().link(ifname)?.is_none(),
+                        "the fabric has an interface {ifname} already"
+                    );
                 }
                 Err(e) => return Err(e.into()),
             }
@@ -199,18 +227,18 @@ impl World for Fabric {
             let ifname = Self::ifname(&mut state, &eni.id);
             let machine_ifname = self.add_pair(&ifname, machine.as_raw_fd(), mac).with_context(what)?;
             let ifindex = self.ns.rtnl().index(&ifname)?;
+            // The kernel delays proxied answers by up to 0.8 s unless told otherwise, interface by interface.
+            self.ns.sysctl(&format!("ipv4/neigh/{ifname}/proxy_delay"), "0")?;
             let instance_id = instance_id.to_owned();
             let entry = Eni { instance_id, ifname, ifindex, machine_ifname, mac, ips: Vec::new() };
             state.enis.insert(eni.id.clone(), entry);
         }
-        for ip in &eni.ips {
-            if let Err(e) = self.give(&mut state, &eni.id, *ip) {
-                drop(state);
-                self.detach(&eni.id)?;
-                return Err(e.context(what()));
-            }
+        let given = eni.ips.iter().try_for_each(|ip| self.give(&mut state, &eni.id, *ip));
+        if given.is_err() {
+            drop(state);
+            self.detach(&eni.id)?;
         }
-        Ok(())
+        given.with_context(what)
     }
 
     fn detach(&self, eni_id: &str) -> anyhow::Result<()> {

@@ -32,8 +32,8 @@ mod connect;
 
 pub use connect::{Connector, kube_client};
 
-/// A network namespace that this lab made. Dropping it takes its name away; the kernel ends it with the last
-/// process and socket inside.
+/// A network namespace that this lab made. Dropping it takes its name away and kills the processes inside;
+/// the kernel ends it with the last socket and descriptor.
 #[derive(Debug)]
 pub struct Netns {
     name: String,
@@ -54,10 +54,13 @@ impl Netns {
         let path = Path::new(NETNS_DIR).join(&name);
         prepare_dir().with_context(|| format!("{NETNS_DIR}: cannot hold namespaces"))?;
         File::create_new(&path).with_context(|| format!("{}: in use", path.display()))?;
-        let made = thread::scope(|s| s.spawn(|| unshare_onto(&path)).join()).unwrap_or_else(|p| resume_unwind(p));
-        let handle = made.inspect_err(|_| remove_netns(&path)).with_context(|| name.clone())?;
+        let made =
+            thread::scope(|s| s.spawn(|| unshare_onto(&path)).join()).unwrap_or_else(|p| resume_unwind(p));
+        let handle = made.inspect_err(|_| remove_netns(&[&path])).with_context(|| name.clone())?;
         let ns = Self { name, path, handle: Arc::new(handle), rtnl: OnceLock::new(), scope: scope.clone() };
         ns.rtnl().up("lo")?;
+        // Lets `traffic::ping` use datagram sockets (icmp(7)).
+        ns.sysctl("ipv4/ping_group_range", "0 2147483647")?;
         if scope.kept() {
             eprintln!("lab: {}", ns.how_to_enter());
         }
@@ -112,7 +115,8 @@ impl Netns {
         let mut command = Command::new(program);
         let handle = self.handle.clone();
         let enter = move || {
-            move_into_link_name_space(handle.as_fd(), Some(LinkNameSpaceType::Network)).map_err(io::Error::from)
+            move_into_link_name_space(handle.as_fd(), Some(LinkNameSpaceType::Network))
+                .map_err(io::Error::from)
         };
         // SAFETY: between fork and exec the closure makes one system call; it neither allocates nor locks.
         unsafe { command.pre_exec(enter) };
@@ -195,7 +199,7 @@ impl Netns {
 impl Drop for Netns {
     fn drop(&mut self) {
         if !self.scope.kept() {
-            remove_netns(&self.path);
+            remove_netns(&[&self.path]);
         }
     }
 }

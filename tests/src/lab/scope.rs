@@ -121,10 +121,7 @@ pub fn sweep() -> Vec<String> {
 pub fn remove(prefix: &str) {
     let mine = format!("{prefix}-");
     let namespaces = entries_with(NETNS_DIR, &mine);
-    kill_inside(&namespaces.iter().filter_map(|path| identity(path)).collect::<Vec<_>>());
-    for namespace in namespaces {
-        remove_netns(&namespace);
-    }
+    remove_netns(&namespaces);
     for pins in entries_with(BPF_DIR, &mine) {
         let _ = fs::remove_dir_all(pins);
     }
@@ -132,10 +129,14 @@ pub fn remove(prefix: &str) {
     let _ = fs::remove_file(lock_path(prefix));
 }
 
-/// Takes a namespace's name away. The namespace itself ends with its last process, socket and descriptor.
-pub(super) fn remove_netns(path: &Path) {
-    let _ = unmount(path, UnmountFlags::DETACH);
-    let _ = fs::remove_file(path);
+/// Takes namespaces' names away and kills the processes inside. A namespace itself ends with its last socket and
+/// descriptor.
+pub(super) fn remove_netns(paths: &[impl AsRef<Path>]) {
+    kill_inside(&paths.iter().filter_map(|path| identity(path.as_ref())).collect::<Vec<_>>());
+    for path in paths.iter().map(AsRef::as_ref) {
+        let _ = unmount(path, UnmountFlags::DETACH);
+        let _ = fs::remove_file(path);
+    }
 }
 
 /// Kills the processes, this one aside, whose network namespace is among `namespaces`.

@@ -115,11 +115,6 @@ impl Fabric {
         });
         Ok(entries.collect())
     }
-
-    fn ifname_of(&self, eni_id: &str) -> anyhow::Result<String> {
-        let state = self.lock();
-        state.enis.get(eni_id).map(|eni| eni.ifname.clone()).with_context(|| format!("{eni_id} is not attached"))
-    }
 }
 
 /// Puts the counting rules into the fabric.

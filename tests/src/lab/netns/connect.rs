@@ -67,7 +67,8 @@ impl Service<Uri> for Connector {
 
 fn address_of(uri: &Uri) -> io::Result<SocketAddr> {
     let bad = |what| io::Error::new(io::ErrorKind::InvalidInput, format!("{uri}: {what}"));
-    let host: IpAddr = uri.host().and_then(|h| h.parse().ok()).ok_or_else(|| bad("the host is no address"))?;
+    let host: IpAddr =
+        uri.host().and_then(|h| h.parse().ok()).ok_or_else(|| bad("the host is no address"))?;
     if host.is_ipv6() {
         return Err(bad("the lab has IPv4 only"));
     }
