@@ -12,7 +12,7 @@
 //! # }
 //! ```
 //!
-//! A lab and everything in it is gone when its last value is dropped, also by a panic; what a killed process
+//! A lab and everything in it is gone when the [`Lab`] is dropped, also by a panic; what a killed process
 //! leaves, the next lab removes. `LAB_KEEP=1` leaves labs standing.
 
 use std::{
@@ -175,6 +175,13 @@ impl Lab {
     /// Leaves the lab standing after its end, processes included.
     pub fn keep(&self) {
         self.scope.keep();
+    }
+}
+
+/// Ends the lab at once, even when something still refers to a part of it.
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.scope.end();
     }
 }
 

@@ -306,14 +306,62 @@ fn assert_ends(pid: &str) {
     }
 }
 
-const CHILD: &str = "IPAM_LAB_CHILD";
+#[test]
+fn processes_end_as_told() {
+    let lab = lab("processes_end_as_told", 1500);
+    let start = |script: &str| {
+        let mut shell = lab.ctl().command("sh");
+        shell.args(["-c", script]);
+        lab.ctl().start("shell", shell).unwrap()
+    };
+    let mut polite = start("trap 'echo bye; exit 3' TERM; echo ready; while :; do sleep 0.01; done");
+    while !polite.log().contains("ready") {
+        assert!(polite.is_running().unwrap());
+    }
+    assert_eq!(polite.terminate(5 * SECOND).unwrap().code(), Some(3));
+    assert!(!polite.is_running().unwrap());
+
+    let mut deaf = start("trap '' TERM; echo deaf; while :; do sleep 0.01; done");
+    while !deaf.log().contains("deaf") {
+        assert!(deaf.is_running().unwrap());
+    }
+    let error = deaf.terminate(SHORT).unwrap_err();
+    assert!(error.to_string().contains("still runs"), "{error:#}");
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&deaf.kill9().unwrap()), Some(9));
+    assert_eq!(deaf.log(), "ready\nbye\ndeaf\n", "a restart's output follows on");
+}
+
+#[test]
+fn a_lab_can_be_kept() {
+    let lab = lab("a_lab_can_be_kept", 1500);
+    let prefix = lab.scope().prefix().to_owned();
+    let mut sleep = lab.ctl().command("sleep");
+    sleep.arg("1002");
+    let process = lab.ctl().start("sleeper", sleep).unwrap();
+    let pid = process.pid().to_string();
+    lab.keep();
+    drop((process, lab));
+    scope::sweep();
+    assert!(Path::new("/run/netns").join(format!("{prefix}-ctl")).exists() && is_running(&pid));
+    assert!(scope::kept().contains(&prefix));
+    scope::remove(&prefix);
+    assert_gone(&prefix);
+    assert_ends(&pid);
+}
+
+#[test]
+fn a_lab_ends_though_its_fabric_is_held() {
+    let lab = lab("its_fabric_is_held", 1500);
+    let (fabric, prefix) = (lab.fabric().clone(), lab.scope().prefix().to_owned());
+    drop(lab);
+    assert_gone(&prefix);
+    fabric.detach("eni-ctl").unwrap();
+}
 
 /// Not a test of its own: what [`a_killed_process_leaves_nothing_for_long`] runs in a process to be killed.
 #[test]
+#[ignore = "a part of a_killed_process_leaves_nothing_for_long, which starts it"]
 fn child_builds_a_lab_and_waits() {
-    if std::env::var_os(CHILD).is_none() {
-        return;
-    }
     let lab = lab("child", 1500);
     let node = lab.node("node-a", "zone-1").unwrap();
     let mut sleep = node.command("sleep");
@@ -326,8 +374,7 @@ fn child_builds_a_lab_and_waits() {
 #[test]
 fn a_killed_process_leaves_nothing_for_long() {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child_builds_a_lab_and_waits", "--nocapture"])
-        .env(CHILD, "1")
+        .args(["--exact", "child_builds_a_lab_and_waits", "--ignored", "--nocapture"])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

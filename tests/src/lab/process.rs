@@ -1,7 +1,8 @@
 //! Processes of the lab: the controller, node agents and whatever else a test starts.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{File, OpenOptions},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::Arc,
@@ -19,7 +20,9 @@ use super::scope::Scope;
 pub struct LabProcess {
     name: String,
     child: Child,
-    log: PathBuf,
+    log_path: PathBuf,
+    /// Open for reading too: a failing test may remove the lab's directory before it drops the process.
+    log: File,
     scope: Arc<Scope>,
 }
 
@@ -31,13 +34,13 @@ impl LabProcess {
         name: &str,
         mut command: Command,
     ) -> anyhow::Result<Self> {
-        let log = dir.join(format!("{name}.log"));
-        let out = OpenOptions::new().create(true).append(true).open(&log);
-        let out = out.with_context(|| log.display().to_string())?;
+        let log_path = dir.join(format!("{name}.log"));
+        let log = OpenOptions::new().create(true).read(true).append(true).open(&log_path);
+        let log = log.with_context(|| log_path.display().to_string())?;
         let program = command.get_program().display().to_string();
-        command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?);
         let child = command.spawn().with_context(|| format!("{name}: cannot start {program}"))?;
-        Ok(Self { name: name.to_owned(), child, log, scope: scope.clone() })
+        Ok(Self { name: name.to_owned(), child, log_path, log, scope: scope.clone() })
     }
 
     /// The process's id.
@@ -47,12 +50,16 @@ impl LabProcess {
 
     /// What the process, and those of the same name before it on the same machine, wrote.
     pub fn log(&self) -> String {
-        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+        // The processes share this descriptor's offset, but they append.
+        let length = self.log.metadata().map_or(0, |file| file.len());
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
+        let read = self.log.read_exact_at(&mut bytes, 0);
+        if let Err(e) = read { format!("{}: {e}", self.log_path.display()) } else { lossy(&bytes) }
     }
 
     /// Where the log is.
     pub fn log_path(&self) -> &Path {
-        &self.log
+        &self.log_path
     }
 
     /// Does it run?
@@ -108,9 +115,13 @@ impl Drop for LabProcess {
             let _ = self.kill9();
         }
         if thread::panicking() {
-            eprintln!("--- {} ({}) ---\n{}---", self.name, self.log.display(), tail(&self.log(), 200));
+            eprintln!("--- {} ({}) ---\n{}---", self.name, self.log_path.display(), tail(&self.log(), 200));
         }
     }
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 fn tail(text: &str, lines: usize) -> String {

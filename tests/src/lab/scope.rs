@@ -77,8 +77,8 @@ impl Scope {
         Path::new(BPF_DIR).join(format!("{}-{role}", self.prefix))
     }
 
-    /// Leaves the lab standing when it ends: namespaces, processes, pins and logs. The next [`sweep`] of
-    /// another process spares it too; [`remove`] ends it.
+    /// Leaves the lab standing when it ends: namespaces, processes, pins and logs. Every [`sweep`] spares it too;
+    /// [`kept`] finds it, [`remove`] ends it.
     pub fn keep(&self) {
         self.keep.store(true, Ordering::Relaxed);
     }
@@ -87,17 +87,32 @@ impl Scope {
     pub fn kept(&self) -> bool {
         self.keep.load(Ordering::Relaxed)
     }
+
+    /// Ends the lab now, whatever still refers to it (a server's task that holds the fabric, say).
+    pub(super) fn end(&self) {
+        if !self.kept() {
+            remove(&self.prefix);
+        } else if fs::remove_file(lock_path(&self.prefix)).is_ok() {
+            // Without a lock file no sweep looks at it.
+            eprintln!("lab: kept, with state and logs in {}", self.dir().display());
+            for namespace in entries_with(NETNS_DIR, &format!("{}-", self.prefix)) {
+                eprintln!("lab: nsenter --net={}", namespace.display());
+            }
+        }
+    }
 }
 
 impl Drop for Scope {
     fn drop(&mut self) {
-        if self.kept() {
-            // Without a lock file no sweep looks at it.
-            let _ = fs::remove_file(lock_path(&self.prefix));
-        } else {
-            remove(&self.prefix);
-        }
+        self.end();
     }
+}
+
+/// Prefixes of the labs that were left standing on purpose.
+pub fn kept() -> Vec<String> {
+    let dirs = entries_with(LAB_DIR, "").into_iter().filter(|path| path.is_dir());
+    let prefixes = dirs.filter_map(|path| path.file_name()?.to_str().map(str::to_owned));
+    prefixes.filter(|prefix| !lock_path(prefix).exists()).collect()
 }
 
 /// Removes what labs of dead processes left; returns their prefixes. Labs kept on purpose stay.
