@@ -21,6 +21,11 @@ pub struct Eni {
     pub gateway_mac: Mac,
 }
 
+impl Eni {
+    /// An empty slot.
+    pub const EMPTY: Self = Self { ifindex: 0, mtu: 0, flags: 0, mac: Mac::ZERO, gateway_mac: Mac::ZERO };
+}
+
 /// Bits of [`Eni::flags`].
 pub struct EniFlags;
 

@@ -1,6 +1,8 @@
 //! Counters. All maps of counters are per CPU: user space adds the CPUs up.
 
-/// Packets and bytes (Ethernet header included) of one pod. Value of `POD_STATS`.
+use core::iter::Sum;
+
+/// IPv4 packets and bytes (Ethernet header included) of one pod. Value of `POD_STATS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PodStats {
@@ -8,9 +10,9 @@ pub struct PodStats {
     pub rx_packets: u64,
     /// Bytes delivered to the pod by the programs.
     pub rx_bytes: u64,
-    /// Packets accepted from the pod.
+    /// Packets of the pod that passed its source check, wherever they went then.
     pub tx_packets: u64,
-    /// Bytes accepted from the pod.
+    /// Bytes of the pod that passed its source check.
     pub tx_bytes: u64,
 }
 
@@ -22,4 +24,21 @@ pub struct DropCount {
     pub packets: u64,
     /// Bytes dropped, Ethernet header included.
     pub bytes: u64,
+}
+
+impl Sum for PodStats {
+    fn sum<I: Iterator<Item = Self>>(cpus: I) -> Self {
+        cpus.fold(Self::default(), |a, b| Self {
+            rx_packets: a.rx_packets + b.rx_packets,
+            rx_bytes: a.rx_bytes + b.rx_bytes,
+            tx_packets: a.tx_packets + b.tx_packets,
+            tx_bytes: a.tx_bytes + b.tx_bytes,
+        })
+    }
+}
+
+impl Sum for DropCount {
+    fn sum<I: Iterator<Item = Self>>(cpus: I) -> Self {
+        cpus.fold(Self::default(), |a, b| Self { packets: a.packets + b.packets, bytes: a.bytes + b.bytes })
+    }
 }

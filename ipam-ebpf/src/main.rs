@@ -1,7 +1,59 @@
+//! The TC programs of the ENI dataplane.
+//!
+//! | program | hook | job |
+//! |---|---|---|
+//! | [`from_pod`] | ingress of the node's end of a pod's veth | source check; to a local pod, out of the pod's ENI, or to the stack |
+//! | [`from_eni`] | ingress of an ENI | to a local pod, or to the stack |
+//!
+//! Neither changes anything of a packet but its two MACs (on the way out of an ENI).
 #![no_std]
 #![no_main]
-//! x
+
+mod arp;
+mod drops;
+mod ether;
+mod forward;
+mod from_eni;
+mod from_pod;
+mod ipv4;
+mod maps;
+mod packet;
+mod source;
+mod stats;
+
+use aya_ebpf::{bindings::TC_ACT_SHOT, macros::classifier, programs::TcContext};
+
+use crate::packet::Packet;
+
+/// What a program answers: a `TC_ACT_*`.
+type Action = i32;
+
+/// Ingress of the node's end of a pod's veth.
+#[classifier]
+fn from_pod(ctx: TcContext) -> Action {
+    let packet = Packet::new(ctx);
+    match from_pod::judge(&packet) {
+        Ok(action) => action,
+        Err(reason) => {
+            drops::count(&packet, reason);
+            TC_ACT_SHOT
+        }
+    }
+}
+
+/// Ingress of an ENI.
+#[classifier]
+fn from_eni(ctx: TcContext) -> Action {
+    from_eni::judge(&Packet::new(ctx))
+}
+
+/// Never called: nothing here panics, and the verifier would refuse a loop without an end.
 #[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
+
+/// The helpers used (`bpf_redirect_peer` among them) are open to programs of this licence only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

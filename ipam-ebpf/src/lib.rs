@@ -1,2 +1,0 @@
-//! The TC programs.
-#![no_std]

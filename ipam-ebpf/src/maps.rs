@@ -1,0 +1,34 @@
+//! The maps. The names of the statics are those of `ipam_common::maps`; user space pins each under its name.
+
+use aya_ebpf::{
+    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap},
+    macros::btf_map,
+};
+use ipam_common::{
+    DROP_REASONS, DropCount, Eni, Ipv4Octets, MAX_ENIS, PodRoute, PodStats,
+    maps::{MAX_PODS, MAX_STACK_CIDRS},
+};
+
+/// Pod address to route: the pod-IP-to-ENI map.
+#[btf_map]
+pub static POD_ROUTES_V4: HashMap<Ipv4Octets, PodRoute, MAX_PODS> = HashMap::new();
+
+/// Slot to ENI.
+#[btf_map]
+pub static ENIS: Array<Eni, { MAX_ENIS as usize }> = Array::new();
+
+/// Destinations that belong to the stack.
+#[btf_map]
+pub static STACK_CIDRS: LpmTrie<Ipv4Octets, u32, MAX_STACK_CIDRS> = LpmTrie::new();
+
+/// Counters by pod.
+#[btf_map]
+pub static POD_STATS: PerCpuHashMap<Ipv4Octets, PodStats, MAX_PODS> = PerCpuHashMap::new();
+
+/// Counters by drop reason.
+#[btf_map]
+pub static DROPS: PerCpuArray<DropCount, { DROP_REASONS as usize }> = PerCpuArray::new();
+
+/// The ABI version, for user space only.
+#[btf_map]
+pub static ABI: Array<u32, 1> = Array::new();

@@ -1,0 +1,107 @@
+//! Reading a packet, and rewriting its MACs.
+
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
+use ipam_common::Mac;
+
+use crate::ether;
+
+/// `pkt_type` of a frame sent to the MAC of the interface that received it (`linux/if_packet.h`).
+const PACKET_HOST: u32 = 0;
+
+/// A packet at a TC hook, seen from its Ethernet header.
+pub struct Packet {
+    ctx: TcContext,
+}
+
+/// Both addresses of an Ethernet header as they stand in it.
+#[repr(C)]
+pub struct MacPair {
+    /// Where the frame goes.
+    pub destination: Mac,
+    /// Where it comes from.
+    pub source: Mac,
+}
+
+impl Packet {
+    /// Wraps the context that the kernel passes to a program.
+    #[inline(always)]
+    pub fn new(ctx: TcContext) -> Self {
+        Self { ctx }
+    }
+
+    #[inline(always)]
+    fn skb(&self) -> &__sk_buff {
+        // SAFETY: the kernel passes a valid context, which outlives the program's run; the verifier
+        // checks each access.
+        unsafe { &*self.ctx.skb.skb }
+    }
+
+    /// Length in bytes, Ethernet header included.
+    #[inline(always)]
+    pub fn len(&self) -> u32 {
+        self.skb().len
+    }
+
+    /// Length in bytes without the Ethernet header.
+    #[inline(always)]
+    pub fn l3_len(&self) -> u32 {
+        self.len().wrapping_sub(ether::HEADER_LEN)
+    }
+
+    /// Bytes of transport payload in each segment that this packet will be cut into; 0: it stays whole.
+    #[inline(always)]
+    pub fn gso_size(&self) -> u32 {
+        self.skb().gso_size
+    }
+
+    /// Index of the interface at whose hook the program runs.
+    #[inline(always)]
+    pub fn ifindex(&self) -> u32 {
+        self.skb().ifindex
+    }
+
+    /// Whether a VLAN tag was taken off the frame and kept beside it.
+    #[inline(always)]
+    pub fn has_vlan_tag(&self) -> bool {
+        self.skb().vlan_present != 0
+    }
+
+    /// Whether the frame was sent to the MAC of the interface that received it.
+    #[inline(always)]
+    pub fn is_to_host(&self) -> bool {
+        self.skb().pkt_type == PACKET_HOST
+    }
+
+    /// The `T` at the front of the packet, `None` if the packet is shorter. `T` must be valid for every
+    /// bit pattern and of alignment 1 or 2: a frame starts at an even address.
+    ///
+    /// The borrow keeps a later rewrite of the packet, which moves it, from being forgotten.
+    #[inline(always)]
+    pub fn front<T>(&self) -> Option<&T> {
+        const { assert!(align_of::<T>() <= 2) };
+        if let Some(front) = self.linear::<T>() {
+            return Some(front);
+        }
+        // The headers may lie in a page fragment: have them copied to the linear part. Fails when the
+        // packet is too short.
+        self.ctx.pull_data(size_of::<T>() as u32).ok()?;
+        self.linear::<T>()
+    }
+
+    #[inline(always)]
+    fn linear<T>(&self) -> Option<&T> {
+        let start = self.ctx.data();
+        if start + size_of::<T>() > self.ctx.data_end() {
+            return None;
+        }
+        // SAFETY: the bytes are within the linear part, as the verifier checks again.
+        Some(unsafe { &*(start as *const T) })
+    }
+
+    /// Writes both MACs. Takes the packet by `&mut`-like ownership of its data: every reference got from
+    /// [`Self::front`] is stale afterwards, and the verifier refuses its use.
+    #[inline(always)]
+    pub fn set_macs(&self, macs: &MacPair) -> bool {
+        self.ctx.store(0, macs, 0).is_ok()
+    }
+}
