@@ -130,6 +130,26 @@ fn an_eni_carries_its_addresses_only() {
     assert_eq!(lab.fabric().foreign(&node.primary().id, POD).unwrap().packets, 1);
 }
 
+#[test]
+fn sources_are_checked_without_accounting_too() {
+    let builder = Lab::builder("without_accounting").without_accounting();
+    let lab = builder.subnet("subnet-a", "zone-1", "10.0.1.0/24").build().unwrap();
+    let node = lab.node("node-a", "zone-1").unwrap();
+    let rtnl = node.ns().rtnl();
+    rtnl.add_address(rtnl.index("eth0").unwrap(), POD, 32).unwrap();
+    ping(node.ns(), lab.ctl().ip(), SECOND).unwrap();
+    let dropped = || {
+        let text = lab.fabric().ns().read("/proc/net/netstat").unwrap();
+        let rows: Vec<Vec<&str>> = text.lines().take(2).map(|l| l.split_whitespace().collect()).collect();
+        let column = rows[0].iter().position(|name| *name == "IPReversePathFilter").unwrap();
+        rows[1][column].parse::<u64>().unwrap()
+    };
+    let before = dropped();
+    ping_from(&node, POD, lab.ctl().ip()).unwrap_err();
+    assert_eq!(dropped() - before, 1);
+    assert!(lab.fabric().all_foreign().is_err(), "nothing counts per address");
+}
+
 /// One echo request with a source address, by the `ping` tool.
 fn ping_from(node: &LabNode, source: Ipv4Addr, to: Ipv4Addr) -> Result<(), String> {
     let args = ["-n", "-c1", "-W0.2", "-I", &source.to_string(), &to.to_string()];
@@ -217,6 +237,11 @@ fn a_stream_loses_nothing() {
     let report = udp_stream(a.ns(), b.ns(), to, 5_000, 2 * SECOND).unwrap();
     println!("{report}");
     assert_eq!((report.lost, report.send_errors, report.duplicates, report.longest_loss), (0, 0, 0, 0));
+    assert!((9_000..=10_100).contains(&report.sent), "{report}");
+
+    let report = udp_stream(a.ns(), b.ns(), to, 10_000, SECOND).unwrap();
+    println!("{report}");
+    assert_eq!((report.lost, report.send_errors), (0, 0));
     assert!((9_000..=10_100).contains(&report.sent), "{report}");
 
     // And it knows a loss when there is one.
