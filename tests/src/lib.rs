@@ -1,4 +1,5 @@
 //! The lab: a VPC on one machine, and the end-to-end tests on it.
 
 pub mod lab;
+pub mod packets;
 pub mod world;
