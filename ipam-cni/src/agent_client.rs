@@ -12,8 +12,8 @@ use std::{
 };
 
 use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
-    connect, sendmsg, socket_with,
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
+    SocketType, connect, sendmsg, socket_with,
     sockopt::{Timeout, set_socket_timeout},
 };
 
@@ -54,17 +54,22 @@ impl Agent {
                 Ok(Self { stream, socket, timeout, deadline, unavailable, received: Vec::new() })
             }
             Err(error) => {
-                let why = if is_timeout(&error) { "it accepts no connection".into() } else { error.to_string() };
-                Err(CniError::new(unavailable, format!("the node agent at {} is not there", socket.display()))
-                    .details(format!("{why}; is ipam-agent running, and is this the socket it listens on?")))
+                let why =
+                    if is_timeout(&error) { "it accepts no connection".into() } else { error.to_string() };
+                Err(CniError::new(
+                    unavailable,
+                    format!("the node agent at {} is not there", socket.display()),
+                )
+                .details(format!("{why}; is ipam-agent running, and is this the socket it listens on?")))
             }
         }
     }
 
     /// Sends a request, with a descriptor when given one.
     pub fn send(&mut self, request: &Request, fd: Option<BorrowedFd<'_>>) -> Result<(), CniError> {
-        let mut line = serde_json::to_vec(request)
-            .map_err(|error| CniError::new(code::INTERNAL, "cannot encode the request").details(error.to_string()))?;
+        let mut line = serde_json::to_vec(request).map_err(|error| {
+            CniError::new(code::INTERNAL, "cannot encode the request").details(error.to_string())
+        })?;
         line.push(b'\n');
         self.send_line(&line, fd).map_err(|error| self.broken(&error))
     }
@@ -102,8 +107,11 @@ impl Agent {
     fn receive(&mut self) -> Result<Reply, CniError> {
         let line = self.receive_line().map_err(|error| self.broken(&error))?;
         let reply = serde_json::from_slice(&line).map_err(|error| {
-            CniError::new(code::INTERNAL, format!("the node agent at {} answers what is no reply", self.socket.display()))
-                .details(format!("{error}; are plugin and agent of the same version?"))
+            CniError::new(
+                code::INTERNAL,
+                format!("the node agent at {} answers what is no reply", self.socket.display()),
+            )
+            .details(format!("{error}; are plugin and agent of the same version?"))
         })?;
         match reply {
             // Code 0 would read as success.
@@ -125,7 +133,12 @@ impl Agent {
             }
             set_socket_timeout(&self.stream, Timeout::Recv, Some(self.remaining()?))?;
             match self.stream.read(&mut chunk)? {
-                0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it hung up before the call was done")),
+                0 => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "it hung up before the call was done",
+                    ));
+                }
                 n => self.received.extend_from_slice(&chunk[..n]),
             }
         }
@@ -134,23 +147,33 @@ impl Agent {
     fn remaining(&self) -> io::Result<Duration> {
         // Rounded up to what a socket takes: zero would mean no limit.
         let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left.max(Duration::from_millis(1))) }
+        if left.is_zero() {
+            Err(io::ErrorKind::TimedOut.into())
+        } else {
+            Ok(left.max(Duration::from_millis(1)))
+        }
     }
 
     fn broken(&self, error: &io::Error) -> CniError {
         let socket = self.socket.display();
         if is_timeout(error) {
             let seconds = self.timeout.as_secs();
-            return CniError::new(self.unavailable, format!("the node agent at {socket} did not answer within {seconds} s"))
-                .details("see its log; timeoutSeconds in the network configuration sets the limit");
+            return CniError::new(
+                self.unavailable,
+                format!("the node agent at {socket} did not answer within {seconds} s"),
+            )
+            .details("see its log; timeoutSeconds in the network configuration sets the limit");
         }
         CniError::new(self.unavailable, format!("the conversation with the node agent at {socket} broke off"))
             .details(format!("{error}; see its log"))
     }
 
     fn unexpected(&self, reply: &Reply, expected: &str) -> CniError {
-        CniError::new(code::INTERNAL, format!("the node agent at {} answers out of turn", self.socket.display()))
-            .details(format!("{reply:?} instead of {expected}; are plugin and agent of the same version?"))
+        CniError::new(
+            code::INTERNAL,
+            format!("the node agent at {} answers out of turn", self.socket.display()),
+        )
+        .details(format!("{reply:?} instead of {expected}; are plugin and agent of the same version?"))
     }
 }
 

@@ -53,7 +53,8 @@ fn against_pod(expected: &PodInterface, mtu: u32, found: &Observed) -> Vec<Strin
         match found.neighbours.iter().find(|(address, _)| *address == gateway) {
             Some((_, mac)) if *mac == expected.gateway_mac => {}
             Some((_, mac)) => {
-                differences.push(format!("the neighbour {gateway} is {mac} and not {}", expected.gateway_mac));
+                differences
+                    .push(format!("the neighbour {gateway} is {mac} and not {}", expected.gateway_mac));
             }
             None => differences.push(format!("the permanent neighbour {gateway} is missing")),
         }
@@ -65,7 +66,9 @@ fn against_result(expected: &PodInterface, result: &CniResult, sandbox: &str) ->
     let mut differences = Vec::new();
     match result.pod_interface(&expected.ifname, sandbox) {
         None => differences.push(format!("prevResult has no interface {} in {sandbox}", expected.ifname)),
-        Some(interface) if !interface.mac.is_empty() && !interface.mac.eq_ignore_ascii_case(&expected.mac) => {
+        Some(interface)
+            if !interface.mac.is_empty() && !interface.mac.eq_ignore_ascii_case(&expected.mac) =>
+        {
             differences.push(format!("the MAC in prevResult is {} and not {}", interface.mac, expected.mac));
         }
         Some(_) => {}

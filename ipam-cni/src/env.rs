@@ -188,7 +188,8 @@ impl<F: Fn(&str) -> Option<OsString>> Env<F> {
 /// What [`is_identifier`] asks for, for people.
 pub const IDENTIFIER_RULE: &str = "a letter or digit, then letters, digits and any of _ . -";
 /// What [`is_ifname`] asks for, for people.
-pub const IFNAME_RULE: &str = "1 to 15 bytes, neither . nor .., without slash, colon, white space or control characters";
+pub const IFNAME_RULE: &str =
+    "1 to 15 bytes, neither . nor .., without slash, colon, white space or control characters";
 
 /// Whether the specification allows it as container ID or name of a network.
 pub fn is_identifier(text: &str) -> bool {
@@ -206,7 +207,8 @@ pub fn is_ifname(text: &str) -> bool {
 }
 
 fn invalid(name: &str, value: &str, rule: &str) -> CniError {
-    CniError::new(code::INVALID_ENVIRONMENT, format!("{name} is {value:?}")).details(format!("it must be {rule}"))
+    CniError::new(code::INVALID_ENVIRONMENT, format!("{name} is {value:?}"))
+        .details(format!("it must be {rule}"))
 }
 
 #[cfg(test)]
@@ -227,13 +229,15 @@ mod tests {
 
     #[test]
     fn del_needs_no_namespace() {
-        let command = read(&[("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "c"), ("CNI_IFNAME", "eth0")]).unwrap();
+        let command =
+            read(&[("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "c"), ("CNI_IFNAME", "eth0")]).unwrap();
         assert_eq!(command.verb(), "DEL");
     }
 
     #[test]
     fn pod_identity_comes_from_the_arguments() {
-        let base = [("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", "c"), ("CNI_IFNAME", "eth0"), ("CNI_NETNS", "/n")];
+        let base =
+            [("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", "c"), ("CNI_IFNAME", "eth0"), ("CNI_NETNS", "/n")];
         let pod = |args| {
             let mut vars = base.to_vec();
             vars.push(("CNI_ARGS", args));

@@ -46,7 +46,8 @@ impl Document {
     /// `cniVersion` when it looks like a version, supported or not: what an answer echoes.
     pub fn declared_version(&self) -> Option<&str> {
         let text = self.0.get("cniVersion")?.as_str()?;
-        let numeric = |part: &str| !part.is_empty() && part.len() < 10 && part.bytes().all(|b| b.is_ascii_digit());
+        let numeric =
+            |part: &str| !part.is_empty() && part.len() < 10 && part.bytes().all(|b| b.is_ascii_digit());
         (text.split('.').count() == 3 && text.split('.').all(numeric)).then_some(text)
     }
 }
@@ -75,7 +76,8 @@ impl NetConf {
         let map = document.0;
         let version: String = field(&map, "cniVersion", "a string such as \"1.0.0\"")?.unwrap_or_default();
         let version = SpecVersion::parse(&version)?;
-        let name: String = field(&map, "name", "a string")?.unwrap_or_default();
+        let name: String =
+            field(&map, "name", "a string")?.ok_or_else(|| invalid("name", &Value::Null, IDENTIFIER_RULE))?;
         if !is_identifier(&name) {
             return Err(invalid("name", &name.into(), IDENTIFIER_RULE));
         }
@@ -87,7 +89,8 @@ impl NetConf {
         if !(1..=TIMEOUT_SECONDS_MAX).contains(&seconds) {
             return Err(invalid("timeoutSeconds", &seconds.into(), TIMEOUT_RULE));
         }
-        let dns = field(&map, "dns", "an object with nameservers, domain, search and options")?.unwrap_or_default();
+        let dns =
+            field(&map, "dns", "an object with nameservers, domain, search and options")?.unwrap_or_default();
         let socket = PathBuf::from(socket);
         Ok(Self { version, name, socket, timeout: Duration::from_secs(seconds), dns, document: map })
     }
@@ -133,7 +136,11 @@ const SOCKET_RULE: &str = "an absolute path of at most 107 bytes";
 const TIMEOUT_RULE: &str = "a whole number of seconds from 1 to 600";
 
 /// The field, or nothing when it is absent or null.
-fn field<T: DeserializeOwned>(map: &Map<String, Value>, name: &str, rule: &str) -> Result<Option<T>, CniError> {
+fn field<T: DeserializeOwned>(
+    map: &Map<String, Value>,
+    name: &str,
+    rule: &str,
+) -> Result<Option<T>, CniError> {
     match map.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(value) => T::deserialize(value).map(Some).map_err(|error| {
@@ -150,8 +157,12 @@ fn invalid(name: &str, value: &Value, rule: &str) -> CniError {
         shown.truncate(cut);
         shown.push('…');
     }
-    CniError::new(code::INVALID_CONFIG, format!("{name} in the network configuration is {shown}"))
-        .details(format!("it must be {rule}"))
+    let msg = if value.is_null() {
+        format!("{name} is missing in the network configuration")
+    } else {
+        format!("{name} in the network configuration is {shown}")
+    };
+    CniError::new(code::INVALID_CONFIG, msg).details(format!("it must be {rule}"))
 }
 
 #[cfg(test)]
@@ -206,7 +217,8 @@ mod tests {
         assert!(valid(json!([])).unwrap().is_empty());
         let one = valid(json!([{"containerID": "c", "ifname": "eth0"}])).unwrap();
         assert_eq!((one[0].network.as_str(), one[0].container_id.as_str()), ("n", "c"));
-        let bad = valid(json!([{"containerID": "c", "ifname": "eth0"}, {"containerID": "../c", "ifname": "e"}]));
+        let bad =
+            valid(json!([{"containerID": "c", "ifname": "eth0"}, {"containerID": "../c", "ifname": "e"}]));
         assert!(bad.unwrap_err().msg.contains("[1].containerID"));
         let absent = conf(json!({"cniVersion": "1.1.0", "name": "n"})).unwrap();
         assert!(absent.valid_attachments().is_err());

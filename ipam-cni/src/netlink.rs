@@ -3,8 +3,8 @@
 use std::{io, num::NonZeroI32};
 
 use netlink_packet_core::{
-    Emitable, ErrorMessage, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_ALIGNTO, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload, NlasIterator,
+    Emitable, ErrorMessage, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_ALIGNTO,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
 };
 use netlink_packet_route::{
     RouteNetlinkMessage,
@@ -86,7 +86,8 @@ impl Netlink {
                 missing -= 1;
                 if let (Some(code), false, None) = (ack.code, *optional, &failure) {
                     let what = std::mem::take(what);
-                    failure = Some(NetlinkError { what, error: errno(code), kernel: kernel_text(&header, &ack) });
+                    failure =
+                        Some(NetlinkError { what, error: errno(code), kernel: kernel_text(&header, &ack) });
                 }
             }
         }
@@ -103,12 +104,18 @@ impl Netlink {
                 _ => None,
             })),
             Err(error) if error.raw_os_error() == Some(ENODEV) => Ok(None),
-            Err(error) => Err(NetlinkError { what: format!("look for link {name}"), error, kernel: String::new() }),
+            Err(error) => {
+                Err(NetlinkError { what: format!("look for link {name}"), error, kernel: String::new() })
+            }
         }
     }
 
     /// Every object of the request's kind.
-    pub fn dump(&mut self, what: &str, request: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+    pub fn dump(
+        &mut self,
+        what: &str,
+        request: RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
         self.query(request, NLM_F_DUMP).map_err(|error| NetlinkError {
             what: format!("list the {what}"),
             error,
@@ -129,7 +136,9 @@ impl Netlink {
                 match payload {
                     NetlinkPayload::InnerMessage(answer) => answers.push(answer),
                     NetlinkPayload::Error(ErrorMessage { code: Some(code), .. }) => return Err(errno(code)),
-                    NetlinkPayload::Overrun(_) => return Err(io::Error::other("the kernel lost part of its answer")),
+                    NetlinkPayload::Overrun(_) => {
+                        return Err(io::Error::other("the kernel lost part of its answer"));
+                    }
                     _ => return Ok(answers),
                 }
             }
@@ -174,7 +183,8 @@ fn errno(code: NonZeroI32) -> io::Error {
 }
 
 fn kernel_text(header: &NetlinkHeader, ack: &ErrorMessage) -> String {
-    let attributes = ack.header.get(HEADER_LEN..).filter(|_| header.flags & NLM_F_ACK_TLVS != 0).unwrap_or_default();
+    let attributes =
+        ack.header.get(HEADER_LEN..).filter(|_| header.flags & NLM_F_ACK_TLVS != 0).unwrap_or_default();
     NlasIterator::new(attributes)
         .filter_map(Result::ok)
         .find(|attribute| attribute.kind() == ERROR_TEXT)

@@ -46,7 +46,8 @@ pub fn main() -> ExitCode {
         let _ = writeln!(io::stderr(), "{PLUGIN_TYPE}: {error} (code {})", error.code);
     }
     let mut stdout = io::stdout().lock();
-    let written = if answer.is_null() { Ok(()) } else { writeln!(stdout, "{answer}").and_then(|()| stdout.flush()) };
+    let written =
+        if answer.is_null() { Ok(()) } else { writeln!(stdout, "{answer}").and_then(|()| stdout.flush()) };
     if failed.is_some() || written.is_err() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
@@ -97,7 +98,12 @@ fn run(command: Command, conf: &NetConf) -> Result<Value, CniError> {
     Ok(Value::Null)
 }
 
-fn add(conf: &NetConf, attachment: Attachment, netns: &NetnsPath, pod: PodIdentity) -> Result<Value, CniError> {
+fn add(
+    conf: &NetConf,
+    attachment: Attachment,
+    netns: &NetnsPath,
+    pod: PodIdentity,
+) -> Result<Value, CniError> {
     let mut result = conf.prev_result()?.unwrap_or_default();
     if result.dns == Default::default() {
         result.dns = conf.dns.clone();
@@ -106,8 +112,10 @@ fn add(conf: &NetConf, attachment: Attachment, netns: &NetnsPath, pod: PodIdenti
     let key = key(conf, attachment);
     if inside.has_interface(&key.ifname)? {
         let msg = format!("the container has an interface {} already", key.ifname);
-        return Err(CniError::new(code::INTERFACE_EXISTS, msg)
-            .details(format!("in {}; nothing was changed: DEL it first, or choose another CNI_IFNAME", netns.path)));
+        return Err(CniError::new(code::INTERFACE_EXISTS, msg).details(format!(
+            "in {}; nothing was changed: DEL it first, or choose another CNI_IFNAME",
+            netns.path
+        )));
     }
     let mut agent = connect(conf, code::TRY_AGAIN_LATER)?;
     let ifname = key.ifname.clone();

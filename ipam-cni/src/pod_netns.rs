@@ -13,7 +13,10 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressFlags, AddressMessage},
     link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
-    route::{RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
+    route::{
+        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+        RouteType,
+    },
 };
 use rustix::{
     fs::fstat,
@@ -58,25 +61,32 @@ impl PodNetns {
     /// [`code::INVALID_ENVIRONMENT`] when it is no network namespace, or the plugin's own and that is not allowed.
     pub fn enter(netns: &NetnsPath) -> Result<Self, CniError> {
         let path = &netns.path;
-        let wrong = |why: String| CniError::new(code::INVALID_ENVIRONMENT, format!("CNI_NETNS is {path:?}")).details(why);
+        let wrong = |why: String| {
+            CniError::new(code::INVALID_ENVIRONMENT, format!("CNI_NETNS is {path:?}")).details(why)
+        };
         let file = File::open(path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => {
-                CniError::new(code::UNKNOWN_CONTAINER, format!("the network namespace {path:?} does not exist"))
-                    .details("CNI_NETNS must name the namespace of a container that lives")
-            }
+            io::ErrorKind::NotFound => CniError::new(
+                code::UNKNOWN_CONTAINER,
+                format!("the network namespace {path:?} does not exist"),
+            )
+            .details("CNI_NETNS must name the namespace of a container that lives"),
             _ => wrong(format!("it cannot be opened: {error}")),
         })?;
-        if !netns.may_be_own && is_own(&file).map_err(|error| wrong(format!("it cannot be looked at: {error}")))? {
+        if !netns.may_be_own
+            && is_own(&file).map_err(|error| wrong(format!("it cannot be looked at: {error}")))?
+        {
             return Err(wrong(
                 "it is the namespace that the plugin was started in, the node's; \
                  it must be the container's, or CNI_NETNS_OVERRIDE be 1"
                     .into(),
             ));
         }
-        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).map_err(|error| match error {
-            rustix::io::Errno::INVAL => wrong("it is no network namespace".into()),
-            error => wrong(format!("it cannot be entered: {error}; the plugin needs CAP_SYS_ADMIN")),
-        })?;
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).map_err(
+            |error| match error {
+                rustix::io::Errno::INVAL => wrong("it is no network namespace".into()),
+                error => wrong(format!("it cannot be entered: {error}; the plugin needs CAP_SYS_ADMIN")),
+            },
+        )?;
         let netlink = Netlink::open().map_err(|error| {
             CniError::new(code::KERNEL, "cannot open a netlink socket in the pod").details(error.to_string())
         })?;
@@ -144,10 +154,12 @@ impl PodNetns {
 
 impl From<NetlinkError> for CniError {
     fn from(error: NetlinkError) -> Self {
-        Self::new(code::KERNEL, format!("in the pod: cannot {}", error.what)).details(match error.kernel.as_str() {
-            "" => error.error.to_string(),
-            kernel => format!("{}: {kernel}", error.error),
-        })
+        Self::new(code::KERNEL, format!("in the pod: cannot {}", error.what)).details(
+            match error.kernel.as_str() {
+                "" => error.error.to_string(),
+                kernel => format!("{}: {kernel}", error.error),
+            },
+        )
     }
 }
 
@@ -155,7 +167,8 @@ impl From<NetlinkError> for CniError {
 /// it: routes want the link up, and the default route wants its next hop reachable.
 fn changes(pod: &PodInterface, index: u32, gateway_mac: &[u8]) -> Vec<Change> {
     let mut changes = Vec::new();
-    let mut push = |what: String, message, flags| changes.push(Change { what, message, flags, optional: false });
+    let mut push =
+        |what: String, message, flags| changes.push(Change { what, message, flags, optional: false });
     for &address in &pod.addresses {
         let what = format!("add the address {address} to {}", pod.ifname);
         push(what, RouteNetlinkMessage::NewAddress(new_address(index, address)), NLM_F_CREATE | NLM_F_EXCL);
@@ -186,8 +199,11 @@ fn new_address(index: u32, address: IpAddr) -> AddressMessage {
     message.header.index = index;
     // Nobody else can hold it, so duplicate detection would only delay the pod.
     let flags = AddressFlags::Nodad | AddressFlags::Noprefixroute;
-    message.attributes =
-        vec![AddressAttribute::Local(address), AddressAttribute::Address(address), AddressAttribute::Flags(flags)];
+    message.attributes = vec![
+        AddressAttribute::Local(address),
+        AddressAttribute::Address(address),
+        AddressAttribute::Flags(flags),
+    ];
     message
 }
 
@@ -216,8 +232,10 @@ fn new_neighbour(index: u32, address: IpAddr, mac: &[u8]) -> NeighbourMessage {
         IpAddr::V4(address) => NeighbourAddress::Inet(address),
         IpAddr::V6(address) => NeighbourAddress::Inet6(address),
     };
-    message.attributes =
-        vec![NeighbourAttribute::Destination(destination), NeighbourAttribute::LinkLayerAddress(mac.to_vec())];
+    message.attributes = vec![
+        NeighbourAttribute::Destination(destination),
+        NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
+    ];
     message
 }
 
@@ -275,8 +293,8 @@ fn default_gateway(route: &RouteMessage, index: u32) -> Option<IpAddr> {
         return None;
     }
     route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Gateway(netlink_packet_route::route::RouteAddress::Inet(gateway)) => Some((*gateway).into()),
-        RouteAttribute::Gateway(netlink_packet_route::route::RouteAddress::Inet6(gateway)) => Some((*gateway).into()),
+        RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => Some((*gateway).into()),
+        RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) => Some((*gateway).into()),
         _ => None,
     })
 }
@@ -310,8 +328,11 @@ fn format_mac(bytes: &[u8]) -> String {
 }
 
 fn parse_mac(text: &str) -> Option<Vec<u8>> {
-    let bytes: Vec<u8> =
-        text.split(':').map(|part| u8::from_str_radix(part, 16).ok().filter(|_| part.len() == 2)).collect::<Option<_>>()?;
+    let byte = |part: &str| {
+        let hex = part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
+        hex.then(|| u8::from_str_radix(part, 16).ok()).flatten()
+    };
+    let bytes: Vec<u8> = text.split(':').map(byte).collect::<Option<_>>()?;
     (bytes.len() == 6).then_some(bytes)
 }
 
@@ -328,7 +349,14 @@ mod tests {
     fn macs() {
         let mac = parse_mac("02:00:0a:ff:00:01").unwrap();
         assert_eq!(format_mac(&mac), "02:00:0a:ff:00:01");
-        for bad in ["", "02:00:0a:ff:00", "02:00:0a:ff:00:1", "02:00:0a:ff:00:zz", "02:00:0a:ff:00:+1", "02-00-0a-ff-00-01"] {
+        for bad in [
+            "",
+            "02:00:0a:ff:00",
+            "02:00:0a:ff:00:1",
+            "02:00:0a:ff:00:zz",
+            "02:00:0a:ff:00:+1",
+            "02-00-0a-ff-00-01",
+        ] {
             assert_eq!(parse_mac(bad), None, "{bad}");
         }
     }

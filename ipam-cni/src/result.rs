@@ -90,6 +90,9 @@ pub struct Dns {
     /// Options of the resolver.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
 }
 
 /// Go's encoder writes null for an empty list.
@@ -196,7 +199,10 @@ mod tests {
             assert_eq!(json["ips"][1]["gateway"], "fe80::1");
             let ip_version = (version < SpecVersion::V1_0_0).then(|| json!("6"));
             assert_eq!(json["ips"][1].get("version"), ip_version.as_ref());
-            assert_eq!(json["routes"], json!([{"dst": "0.0.0.0/0", "gw": "169.254.1.1"}, {"dst": "::/0", "gw": "fe80::1"}]));
+            assert_eq!(
+                json["routes"],
+                json!([{"dst": "0.0.0.0/0", "gw": "169.254.1.1"}, {"dst": "::/0", "gw": "fe80::1"}])
+            );
         }
     }
 
