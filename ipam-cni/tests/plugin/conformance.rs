@@ -31,8 +31,9 @@ fn version_needs_nothing_but_the_command() {
 #[test]
 fn environment() {
     let long = "x".repeat(16);
-    // Changed variables, and what the message must name.
-    let cases: &[(&str, &[(&str, &str)], &[&str])] = &[
+    type Variables<'a> = &'a [(&'a str, &'a str)];
+    // Command, changed variables, and what the message must name.
+    let cases: &[(&str, Variables<'_>, &[&str])] = &[
         ("", &[], &["CNI_COMMAND"]),
         ("add", &[], &["CNI_COMMAND", "add"]),
         ("ADD", &[("CNI_CONTAINERID", "")], &["CNI_CONTAINERID"]),
