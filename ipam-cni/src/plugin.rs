@@ -143,7 +143,11 @@ fn check_pod(conf: &NetConf, attachment: Attachment, netns: &NetnsPath) -> Resul
     let mut agent = connect(conf, code::TRY_AGAIN_LATER)?;
     agent.send(&Request::Check { protocol: PROTOCOL_VERSION, key }, None)?;
     let expected = agent.expect_wire()?;
-    let mut inside = PodNetns::enter(netns)?;
+    // Not "unknown container", which would tell the runtime that there is nothing to DEL: the agent knows it.
+    let mut inside = PodNetns::enter(netns).map_err(|error| match error.code {
+        code::UNKNOWN_CONTAINER => CniError { code: code::CHECK_FAILED, ..error },
+        _ => error,
+    })?;
     check(&expected, inside.observe(&ifname)?.as_ref(), &result, &netns.path)
 }
 

@@ -88,5 +88,5 @@ fn check_needs_the_result_and_the_namespace() {
     let interface = a.interface(false);
     let result = a.add(&interface, "1.1.0");
     a.pod.remove();
-    a.check(&interface, &result).error(code::UNKNOWN_CONTAINER);
+    a.check(&interface, &result).error(code::CHECK_FAILED);
 }
