@@ -1,3 +1,4 @@
 //! The lab: a VPC on one machine, and the end-to-end tests on it.
 
+pub mod cloud_server;
 pub mod world;

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use futures::future::BoxFuture;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{CloudError, CloudErrorKind, ConfigError, EniInfo, EniProvider, NewEni, Subnet};
 
@@ -33,6 +33,7 @@ pub const CLUSTER_TAG: &str = "eni-ipam.dev/cluster";
 
 /// Addresses in one AssignPrivateIpAddresses or UnassignPrivateIpAddresses, at most.
 const BATCH: usize = 10;
+const CREATE: &str = "CreateNetworkInterface";
 /// An ENI's name, at most.
 const NAME_BYTES: usize = 60;
 /// How many ENIs of one name may have been created and deleted before.
@@ -133,10 +134,9 @@ impl Tencent {
     /// The ENI is found by its name when an earlier call created it. Until a Describe shows it, the client
     /// token makes the cloud itself answer with the same ENI.
     async fn create_eni(&self, eni: &NewEni) -> Result<EniInfo, CloudError> {
-        const ACTION: &str = "CreateNetworkInterface";
         if eni.name.is_empty() || eni.name.len() > NAME_BYTES {
             let message = format!("the name {:?} must have 1 to {NAME_BYTES} bytes", eni.name);
-            return Err(invalid(ACTION, message));
+            return Err(invalid(CREATE, message));
         }
         let mut params = json!({
             "VpcId": self.vpc_id,
@@ -150,43 +150,48 @@ impl Tencent {
         }
         for generation in 0..GENERATIONS {
             params["ClientToken"] = json!(client_token(eni, generation));
-            let id = self.create_once(eni, &params).await?;
-            // A token outlives its ENI: an answer may name one that was deleted since.
-            if let Some(eni) = self.created(&id).await? {
+            let began = Instant::now();
+            let (id, fresh) = self.create_once(eni, &params, began).await?;
+            if !fresh {
+                // One that an earlier call made. A Describe may show it, and a token name it, after its end.
+                sleep_until(began + self.client.pace.settle).await;
+            }
+            if let Some(eni) = self.created(&id, began).await? {
                 return Ok(eni);
             }
         }
-        Err(invalid(
-            ACTION,
-            format!("{GENERATIONS} ENIs named {:?} came and went; choose another name", eni.name),
-        ))
+        let message = format!("{GENERATIONS} ENIs named {:?} came and went; choose another name", eni.name);
+        Err(invalid(CREATE, message))
     }
 
-    /// The id of the ENI with this name, created if need be.
-    async fn create_once(&self, eni: &NewEni, params: &serde_json::Value) -> Result<String, CloudError> {
-        let began = Instant::now();
+    /// The id of the ENI with this name, and whether it was made just now.
+    async fn create_once(
+        &self,
+        eni: &NewEni,
+        params: &serde_json::Value,
+        began: Instant,
+    ) -> Result<(String, bool), CloudError> {
         let (settled, deadline) = (began + self.client.pace.settle, began + self.client.pace.deadline);
         let mut pauses = self.client.pace.pauses();
-        let mut in_doubt = false;
         loop {
             if let Some(found) = self.by_name(eni).await? {
-                return Ok(found.network_interface_id);
+                return Ok((found.network_interface_id, false));
             }
-            let error = match self.client.call::<Created>("CreateNetworkInterface", params).await {
-                Ok(created) => return Ok(created.network_interface.network_interface_id),
+            let error = match self.client.call::<Created>(CREATE, params).await {
+                Ok(Created { network_interface: eni, request_id }) => {
+                    let fresh = self.client.ended(CREATE, &request_id, deadline).await?;
+                    return Ok((eni.network_interface_id, fresh));
+                }
                 Err(error) => error,
             };
-            in_doubt |= error.kind == CloudErrorKind::Unavailable;
+            if error.kind == CloudErrorKind::Unauthorized {
+                return Err(error);
+            }
             if !error.kind.is_transient() || Instant::now() >= deadline {
                 // An earlier attempt may have happened, and even be what this one is refused for.
-                while in_doubt && error.kind != CloudErrorKind::Unauthorized && Instant::now() < settled {
-                    if let Some(found) = self.by_name(eni).await? {
-                        return Ok(found.network_interface_id);
-                    }
-                    sleep(self.client.pace.poll).await;
-                }
-                let found = self.by_name(eni).await.ok().flatten();
-                return found.map(|found| found.network_interface_id).ok_or(error);
+                sleep_until(settled).await;
+                let found = self.by_name(eni).await.ok().flatten().ok_or(error)?;
+                return Ok((found.network_interface_id, false));
             }
             sleep(pauses.next().unwrap_or(self.client.pace.backoff.1)).await;
         }
@@ -208,8 +213,7 @@ impl Tencent {
     }
 
     /// Waits until the ENI can be attached; nothing when it does not exist.
-    async fn created(&self, id: &str) -> Result<Option<EniInfo>, CloudError> {
-        let began = Instant::now();
+    async fn created(&self, id: &str, began: Instant) -> Result<Option<EniInfo>, CloudError> {
         loop {
             let eni = self.client.enis_by_id(&[id]).await?.pop();
             match eni {
@@ -221,7 +225,7 @@ impl Tencent {
                 _ if began.elapsed() >= self.client.pace.deadline => {
                     return Err(CloudError {
                         kind: CloudErrorKind::Unavailable,
-                        action: "CreateNetworkInterface",
+                        action: CREATE,
                         code: "Timeout".into(),
                         message: format!("{id} is still being created"),
                         request_id: None,
@@ -248,7 +252,7 @@ impl Tencent {
     }
 
     /// Reaches a goal for addresses in batches. A batch is refused whole for one of its addresses, or for
-    /// what a lost answer did for some: then one at a time.
+    /// what a lost answer did for some: then it goes on with the others, one at a time.
     async fn reach_ips<'a>(
         &self,
         ips: &'a [Ipv4Addr],
@@ -257,7 +261,9 @@ impl Tencent {
         for batch in ips.chunks(BATCH) {
             match self.client.reach(&goal(batch)).await {
                 Err(error) if batch.len() > 1 && divisible(error.kind) => {
-                    for ip in batch.chunks(1) {
+                    // A refusal comes after the time to settle: this Describe can be believed.
+                    let enis = self.client.enis_by_id(&goal(batch).enis()).await?;
+                    for ip in batch.chunks(1).filter(|ip| !goal(ip).is_reached(&enis)) {
                         self.client.reach(&goal(ip)).await.map_err(|error| about(ip, error))?;
                     }
                 }

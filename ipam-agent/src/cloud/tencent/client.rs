@@ -42,7 +42,7 @@ impl Default for Pace {
         Self {
             call: Duration::from_secs(10),
             poll: Duration::from_millis(500),
-            settle: Duration::from_secs(5),
+            settle: Duration::from_secs(3),
             deadline: Duration::from_secs(90),
             backoff: (Duration::from_millis(200), Duration::from_secs(5)),
             qps: NonZeroU32::new(20).expect("20 is not 0"),

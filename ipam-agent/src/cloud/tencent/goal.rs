@@ -66,9 +66,10 @@ impl Goal<'_> {
     /// Whether it is so, going by a Describe of [`Goal::enis`] in which an ENI that does not exist is absent.
     pub fn is_reached(&self, described: &[Eni]) -> bool {
         let find = |id: &str| described.iter().find(|eni| eni.network_interface_id == id);
+        let address = |id: &str, ip| find(id).and_then(|eni| eni.address(ip));
         let holds =
-            |id: &str, ip| find(id).and_then(|eni| eni.secondary(ip)) == Some(AddressState::Available);
-        let lacks = |id: &str, ip| find(id).is_none_or(|eni| eni.secondary(ip).is_none());
+            |id: &str, ip| address(id, ip).is_some_and(|a| !a.primary && a.state == AddressState::Available);
+        let lacks = |id: &str, ip| address(id, ip).is_none();
         match *self {
             Self::Attached { eni, instance } => find(eni).is_some_and(|eni| eni.is_on(instance)),
             Self::Detached { eni, .. } => find(eni).is_none_or(|eni| eni.instance().is_none()),

@@ -4,13 +4,11 @@
 //! things as they were a while ago; and what is asked for may be so already. So:
 //!
 //! * A call whose outcome is unknown is made again. It names everything it changes ([`Goal`]), so it cannot
-//!   happen twice.
-//! * A call that is **refused** may be refused because it happened before: a Describe that shows the goal
-//!   makes it a success.
-//! * A Describe alone is believed once it is younger than the change by [`Pace::settle`](super::Pace::settle):
-//!   it then shows nothing from before our first attempt. No error is reported before one was looked at.
-
-use std::time::Duration;
+//!   happen twice: the second time it is refused.
+//! * No refusal is reported before a Describe was looked at: what it shows to be so is a success.
+//! * A Describe is believed [`Pace::settle`](super::Pace::settle) after the change began, and no sooner: only
+//!   then does it show nothing from before our first attempt. (An address that went from one ENI to another and
+//!   is to go back looks, in an old Describe, as if it were back; one just assigned, as if unassigned.)
 
 use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -26,6 +24,7 @@ use crate::cloud::{CloudError, CloudErrorKind};
 const PAGE: u64 = 100;
 /// A listing that changes while it is read is read again, so often.
 const LISTINGS: u32 = 5;
+const TIMEOUT: &str = "Timeout";
 
 impl Client {
     /// Makes the goal so.
@@ -33,81 +32,89 @@ impl Client {
         let began = Instant::now();
         let (settled, deadline) = (began + self.pace.settle, began + self.pace.deadline);
         let mut pauses = self.pace.pauses();
-        let mut in_doubt = false;
+        let mut before = None;
         loop {
-            let error = match self.attempt(goal, deadline).await {
+            let error = match self.attempt(goal, settled, deadline).await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
             tracing::debug!(%error, ?goal, "cloud call failed");
-            in_doubt |= error.kind == CloudErrorKind::Unavailable;
+            // An attempt that the deadline cut short says less than the one before it.
+            let error = before.filter(|_| error.code == TIMEOUT).unwrap_or(error);
             let again = error.kind.is_transient() && Instant::now() < deadline;
-            let so = match error.kind {
-                CloudErrorKind::Unauthorized => false,
-                kind if !kind.is_transient() => {
-                    // The address may be taken by ourselves, the limit reached by our own earlier attempt.
-                    let patient = in_doubt || kind == CloudErrorKind::AddressInUse;
-                    self.shows(goal, if patient { settled } else { began }).await
-                }
-                _ => {
-                    if !again {
-                        sleep_until(settled).await;
-                    }
-                    Instant::now() >= settled && self.shows(goal, began).await
-                }
-            };
-            match (so, again) {
-                (true, _) => return Ok(()),
-                (false, false) => return Err(error),
-                (false, true) => sleep(pauses.next().unwrap_or(self.pace.backoff.1)).await,
+            if error.kind == CloudErrorKind::Unauthorized {
+                return Err(error);
             }
+            if !again {
+                sleep_until(settled).await;
+            }
+            if Instant::now() >= settled && self.shows(goal).await {
+                return Ok(());
+            }
+            if !again {
+                return Err(error);
+            }
+            before = Some(error);
+            sleep(pauses.next().unwrap_or(self.pace.backoff.1)).await;
         }
     }
 
     /// One call, and the end of the task it starts.
-    async fn attempt(&self, goal: &Goal<'_>, deadline: Instant) -> Result<(), CloudError> {
+    async fn attempt(&self, goal: &Goal<'_>, settled: Instant, deadline: Instant) -> Result<(), CloudError> {
         let Started { request_id } = self.call(goal.action(), &goal.params()).await?;
-        let fail = |code: &str, message: String| CloudError {
-            kind: CloudErrorKind::Unavailable,
-            action: goal.action(),
-            code: code.into(),
-            message,
-            request_id: Some(request_id.clone()),
-        };
+        if self.ended(goal.action(), &request_id, deadline).await? {
+            return Ok(());
+        }
+        // There is no such task, though the call was answered: what came of it is all there is to see.
         loop {
-            match self.read::<Task>("DescribeVpcTaskResult", &json!({ "TaskId": request_id })).await {
-                Ok(Task { status: TaskStatus::Success, .. }) => return Ok(()),
-                Ok(Task { status: TaskStatus::Failed, output }) => {
-                    return Err(fail("FailedOperation.TaskFailed", output.unwrap_or_default()));
-                }
-                Ok(Task { status: TaskStatus::Running, .. }) => {}
-                // The call was answered at once, with no task: then what it should do is all there is to see.
-                Err(error) if error.kind == CloudErrorKind::NotFound => {
-                    if self.shows(goal, Instant::now()).await {
-                        return Ok(());
-                    }
-                }
-                Err(error) => return Err(error),
+            if Instant::now() >= settled && self.shows(goal).await {
+                return Ok(());
             }
             if Instant::now() >= deadline {
-                return Err(fail("Timeout", format!("still running after {:?}", self.pace.deadline)));
+                return Err(timeout(goal.action(), &request_id));
             }
             sleep(self.pace.poll).await;
         }
     }
 
-    /// Whether a Describe shows the goal, looked at until then. An unreadable Describe shows nothing.
-    async fn shows(&self, goal: &Goal<'_>, until: Instant) -> bool {
+    /// Waits for a task's end. False when there is no such task.
+    pub async fn ended(
+        &self,
+        action: &'static str,
+        request_id: &str,
+        deadline: Instant,
+    ) -> Result<bool, CloudError> {
         loop {
-            match self.enis_by_id(&goal.enis()).await {
-                Ok(enis) if goal.is_reached(&enis) => return true,
-                Ok(_) => {}
-                Err(error) => tracing::debug!(%error, "cannot read back"),
+            match self.read::<Task>("DescribeVpcTaskResult", &json!({ "TaskId": request_id })).await {
+                Ok(Task { status: TaskStatus::Success, .. }) => return Ok(true),
+                Ok(Task { status: TaskStatus::Failed, output }) => {
+                    return Err(CloudError {
+                        kind: CloudErrorKind::Unavailable,
+                        action,
+                        code: "FailedOperation.TaskFailed".into(),
+                        message: output.unwrap_or_default(),
+                        request_id: Some(request_id.into()),
+                    });
+                }
+                Ok(Task { status: TaskStatus::Running, .. }) => {}
+                Err(error) if error.kind == CloudErrorKind::NotFound => return Ok(false),
+                Err(error) => return Err(error),
             }
-            if Instant::now() >= until {
-                return false;
+            if Instant::now() >= deadline {
+                return Err(timeout(action, request_id));
             }
-            sleep(self.pace.poll.max(Duration::from_millis(1))).await;
+            sleep(self.pace.poll).await;
+        }
+    }
+
+    /// Whether a Describe shows the goal. An unreadable one shows nothing.
+    async fn shows(&self, goal: &Goal<'_>) -> bool {
+        match self.enis_by_id(&goal.enis()).await {
+            Ok(enis) => goal.is_reached(&enis),
+            Err(error) => {
+                tracing::debug!(%error, ?goal, "cannot read back");
+                false
+            }
         }
     }
 
@@ -151,5 +158,15 @@ impl Client {
             message: format!("the list changed between its pages, {LISTINGS} times in a row"),
             request_id: None,
         })
+    }
+}
+
+fn timeout(action: &'static str, request_id: &str) -> CloudError {
+    CloudError {
+        kind: CloudErrorKind::Unavailable,
+        action,
+        code: TIMEOUT.into(),
+        message: "the cloud accepted it and has not finished it; it may yet".into(),
+        request_id: Some(request_id.into()),
     }
 }

@@ -42,6 +42,7 @@ pub struct Started {
 #[serde(rename_all = "PascalCase")]
 pub struct Created {
     pub network_interface: CreatedEni,
+    pub request_id: String,
 }
 
 /// All that is sure of an ENI being created.
@@ -165,11 +166,9 @@ impl Eni {
         self.state == EniState::Available && self.instance() == Some(instance)
     }
 
-    /// How the address stands on this ENI, when it is one of its secondary ones.
-    pub fn secondary(&self, ip: Ipv4Addr) -> Option<AddressState> {
-        let mut found =
-            self.private_ip_address_set.iter().filter(|a| !a.primary && a.private_ip_address == ip);
-        found.next().map(|address| address.state)
+    /// The address, when it is one of this ENI's.
+    pub fn address(&self, ip: Ipv4Addr) -> Option<&Address> {
+        self.private_ip_address_set.iter().find(|address| address.private_ip_address == ip)
     }
 
     /// Its primary address; one being created or deleted may have none.
