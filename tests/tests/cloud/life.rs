@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ipam_agent::cloud::{EniCloudState, EniProvider};
+use ipam_lab::cloud_server::{FaultKind, When};
 
 use crate::rig::{Rig, cloud_config, ip, new_eni, v4};
 
@@ -135,6 +136,26 @@ async fn lists_longer_than_a_page_are_read_whole() {
     let ids: std::collections::BTreeSet<_> = enis.iter().map(|eni| eni.id.as_str()).collect();
     assert_eq!((enis.len(), ids.len()), (230, 230));
     assert_eq!(rig.cloud.count("DescribeNetworkInterfaces") - before, 3);
+}
+
+/// An ENI that goes between two pages moves another one onto the page that was read already.
+#[tokio::test]
+async fn a_list_that_changes_while_it_is_read_is_read_again() {
+    let rig = Rig::new();
+    let mut ids = std::collections::BTreeSet::new();
+    for n in 0..120 {
+        ids.insert(rig.create(&format!("eni-{n}")).await.id);
+    }
+    let late = FaultKind::Late(Duration::from_millis(300));
+    rig.cloud.faults().add(Some("DescribeNetworkInterfaces"), When::Nth(1), late);
+    let gone = ids.pop_first().unwrap();
+    let delete = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        rig.provider.delete_eni(&gone).await.unwrap();
+    };
+    let (enis, ()) = futures::join!(rig.provider.enis_of_cluster("cluster-1"), delete);
+    let found: std::collections::BTreeSet<_> = enis.unwrap().into_iter().map(|eni| eni.id).collect();
+    assert_eq!(found, ids);
 }
 
 /// A name whose first ENI was deleted gets a new one, though the client token still names the old.
