@@ -43,6 +43,7 @@ mod request;
 mod selector;
 mod service;
 mod store;
+mod update;
 mod validate;
 mod watch;
 mod write;

@@ -14,7 +14,7 @@ use futures::StreamExt;
 use ipam_agent::api::{VpcIP, VpcIPClaim};
 use ipam_agent::embedded::{CustomKind, EmbeddedApi, Options};
 use k8s_openapi::api::core::v1::{Event, Namespace};
-use kube::api::{Api, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::api::{Api, ListParams, Patch, PatchParams, PostParams, VersionMatch, WatchEvent, WatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::json;
 use suite::watches::Events;
@@ -53,7 +53,7 @@ async fn a_restart_keeps_everything() {
     let api = EmbeddedApi::open(&path).expect("opens again");
     let claims = default_claims(&api.client());
     let list = claims.list(&Default::default()).await.expect("list");
-    assert_eq!(list.items, [last.clone()]);
+    assert_eq!(list.items, [last]);
     assert_eq!(list.metadata.resource_version.as_deref(), Some(top.as_str()), "reading counts nothing");
     let mut resumed = Events::of(&claims, &WatchParams::default(), &top).await;
     let mut old =
@@ -64,6 +64,9 @@ async fn a_restart_keeps_everything() {
     assert_eq!(resumed.short().await, "ADDED web-2", "the newest revision can be resumed");
     let mut future = Events::of(&claims, &WatchParams::default(), "900000").await;
     assert_eq!(future.short().await, "ERROR 410", "a revision of another file");
+    // Not in the conformance suite: kube's own client repeats a request that was answered 504, for minutes.
+    let ahead = ListParams::default().at("900000").matching(VersionMatch::NotOlderThan);
+    assert_eq!(refusal(claims.list(&ahead).await), refused(504, "Timeout"));
 }
 
 /// A watch behind the log is told so, and told nothing else.

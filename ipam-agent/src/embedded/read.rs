@@ -62,20 +62,19 @@ pub(super) fn list(store: &Store, target: &Objects, query: &Query, form: Form) -
     let page = store.list(resource.storage, target.namespace.as_deref(), after, at)?;
 
     let limit = limit.unwrap_or(usize::MAX);
-    let mut wanted = page.objects.iter().filter(|(_, object)| filter.matches(&object.value)).peekable();
+    let mut wanted = page.objects.iter().filter(|object| filter.matches(&object.value)).peekable();
     let shown: Vec<_> = wanted.by_ref().take(limit).collect();
     let mut metadata = json!({ "resourceVersion": page.revision.to_string() });
     if wanted.peek().is_some()
-        && let Some((last, _)) = shown.last()
+        && let Some(last) = shown.last().map(|object| object.key())
     {
-        let token =
-            Continue { revision: page.revision, namespace: last.namespace.clone(), name: last.name.clone() };
+        let token = Continue { revision: page.revision, namespace: last.namespace, name: last.name };
         metadata["continue"] = token.encode()?.into();
         if filter.selects_all() {
             metadata["remainingItemCount"] = wanted.count().into();
         }
     }
-    let objects = shown.iter().map(|(_, object)| &object.value);
+    let objects = shown.iter().map(|object| &object.value);
     let body = render::list(resource, form, metadata, objects)
         .map_err(|error| Failure::internal(error.to_string()))?;
     Ok(Answer::Json(http::StatusCode::OK, body))

@@ -111,8 +111,8 @@ impl Inner {
         let resource = &target.resource;
         let filter = Filter::parse(resource, query.text("labelSelector"), query.text("fieldSelector"))?;
         let page = self.writes.store.list(resource.storage, target.namespace.as_deref(), None, None)?;
-        let wanted = page.objects.into_iter().filter(|(_, object)| filter.matches(&object.value));
-        let keys = wanted.map(|(key, _)| key).collect();
+        let wanted = page.objects.into_iter().filter(|object| filter.matches(&object.value));
+        let keys = wanted.map(|object| object.key()).collect();
         let outcomes = self.writes.delete_all(resource, keys, query.dry_run()?).await?;
         let metadata = json!({ "resourceVersion": self.writes.store.revision().to_string() });
         let objects = outcomes.iter().map(|outcome| &outcome.object.value);

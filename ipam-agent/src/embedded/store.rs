@@ -43,6 +43,10 @@ impl Object {
         object::set_meta(&mut value, "resourceVersion", Value::String(revision.to_string()));
         Self { revision, value }
     }
+
+    pub fn key(&self) -> Key {
+        Key::new(object::meta_str(&self.value, "namespace"), object::meta_str(&self.value, "name"))
+    }
 }
 
 /// One write.
@@ -77,7 +81,7 @@ pub(super) struct Store {
 
 /// A page of a list.
 pub(super) struct Page {
-    pub objects: Vec<(Key, Arc<Object>)>,
+    pub objects: Vec<Arc<Object>>,
     /// The revision that all of them are of.
     pub revision: u64,
 }
@@ -154,12 +158,12 @@ impl Store {
             .map_or_else(|| Bound::Included(Key::new(namespace.unwrap_or_default(), "")), Bound::Excluded);
         let inside = |key: &Key| namespace.is_none_or(|namespace| key.namespace == namespace);
         let now = state.kinds[kind].range((first.clone(), Bound::Unbounded));
-        let now = now.take_while(|(key, _)| inside(key)).map(|(key, object)| (key.clone(), object.clone()));
+        let now = now.take_while(|(key, _)| inside(key));
         if revision == state.revision {
-            return Ok(Page { objects: now.collect(), revision });
+            return Ok(Page { objects: now.map(|(_, object)| object.clone()).collect(), revision });
         }
         // Undo the newer changes, the newest first.
-        let mut then: Objects = now.collect();
+        let mut then: Objects = now.map(|(key, object)| (key.clone(), object.clone())).collect();
         for change in state.log.iter().rev().take_while(|change| change.object.revision > revision) {
             let behind = match &first {
                 Bound::Excluded(after) => change.key > *after,
@@ -172,7 +176,7 @@ impl Store {
                 };
             }
         }
-        Ok(Page { objects: then.into_iter().collect(), revision })
+        Ok(Page { objects: then.into_values().collect(), revision })
     }
 
     /// At most `limit` changes behind a revision, the oldest first, and the revision up to which that is all.

@@ -15,7 +15,7 @@ use super::registry::Resource;
 use super::render;
 use super::request::{Form, Objects, Query};
 use super::selector::Filter;
-use super::store::{Change, Key, Object, Store};
+use super::store::{Change, Object, Store};
 
 /// Most changes that are read, or objects that are shown, at once.
 const CHUNK: usize = 500;
@@ -33,7 +33,7 @@ struct Watch {
     /// Everything up to this revision has been sent.
     position: u64,
     /// The objects that were there at the start, if they are wanted and not yet sent.
-    initial: Option<std::vec::IntoIter<(Key, Arc<Object>)>>,
+    initial: Option<std::vec::IntoIter<Arc<Object>>>,
     /// Whether a bookmark tells the end of the initial objects.
     announce: bool,
     bookmarks: Option<Interval>,
@@ -150,9 +150,7 @@ impl Watch {
     fn initial_objects(&mut self) -> Option<Vec<u8>> {
         let mut objects = self.initial.take()?;
         let mut chunk = Vec::new();
-        for (_, object) in
-            objects.by_ref().filter(|(_, object)| self.filter.matches(&object.value)).take(CHUNK)
-        {
+        for object in objects.by_ref().filter(|object| self.filter.matches(&object.value)).take(CHUNK) {
             chunk.extend(event("ADDED", &render::one(&self.resource, self.form, &object.value)));
         }
         if objects.len() > 0 {
