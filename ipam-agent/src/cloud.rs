@@ -13,7 +13,7 @@ pub mod error;
 pub mod fixed;
 pub mod tencent;
 
-pub use error::{CloudError, CloudErrorKind};
+pub use error::{CloudError, CloudErrorKind, ConfigError};
 
 /// A subnet that ENIs can be created in.
 #[derive(Clone, Debug, PartialEq, Eq)]

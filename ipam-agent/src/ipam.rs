@@ -1,1 +1,8 @@
-//! Pure decisions.
+//! Pure decisions: what to do with an address, where to put it, when to take it back.
+//!
+//! No I/O, no clock, no async: the controller observes, asks here, acts. So each decision can be tested with
+//! every state there is.
+
+pub mod binding;
+pub mod pool;
+pub mod retention;

@@ -9,6 +9,7 @@ pub mod cloud;
 pub mod controller;
 pub mod dataplane;
 pub mod embedded;
+pub mod install;
 pub mod ipam;
 pub mod netlink;
 pub mod node;

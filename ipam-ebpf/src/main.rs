@@ -6,8 +6,7 @@
 //! | [`from_eni`] | ingress of an ENI | to a local pod, or to the stack |
 //!
 //! Neither changes anything of a packet but its two MACs (on the way out of an ENI).
-#![no_std]
-#![no_main]
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 mod arp;
 mod drops;
@@ -48,10 +47,15 @@ fn from_eni(ctx: TcContext) -> Action {
 }
 
 /// Never called: nothing here panics, and the verifier would refuse a loop without an end.
+#[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
+
+/// For `cargo check` and `clippy` of the whole workspace, which look at this crate as a program of the host.
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}
 
 /// The helpers used (`bpf_redirect_peer` among them) are open to programs of this licence only.
 #[unsafe(link_section = "license")]

@@ -74,22 +74,16 @@ impl Packet {
 
     /// The `T` at the front of the packet, `None` if the packet is shorter. `T` must be valid for every
     /// bit pattern and of alignment 1 or 2: a frame starts at an even address.
-    ///
-    /// The borrow keeps a later rewrite of the packet, which moves it, from being forgotten.
     #[inline(always)]
     pub fn front<T>(&self) -> Option<&T> {
         const { assert!(align_of::<T>() <= 2) };
-        if let Some(front) = self.linear::<T>() {
-            return Some(front);
+        if self.ctx.data() + size_of::<T>() > self.ctx.data_end() {
+            // The headers may lie in a page fragment: have them copied to the linear part. Should that fail,
+            // the packet being too short, the check below does too.
+            let _ = self.ctx.pull_data(size_of::<T>() as u32);
         }
-        // The headers may lie in a page fragment: have them copied to the linear part. Fails when the
-        // packet is too short.
-        self.ctx.pull_data(size_of::<T>() as u32).ok()?;
-        self.linear::<T>()
-    }
-
-    #[inline(always)]
-    fn linear<T>(&self) -> Option<&T> {
+        // One place only makes the reference: with two, LLVM compares it with null where they meet, and without
+        // CAP_PERFMON the verifier refuses to compare a packet's address with anything but the packet's end.
         let start = self.ctx.data();
         if start + size_of::<T>() > self.ctx.data_end() {
             return None;
@@ -98,8 +92,8 @@ impl Packet {
         Some(unsafe { &*(start as *const T) })
     }
 
-    /// Writes both MACs. Takes the packet by `&mut`-like ownership of its data: every reference got from
-    /// [`Self::front`] is stale afterwards, and the verifier refuses its use.
+    /// Writes both MACs. Every reference got from [`Self::front`] is stale afterwards; the verifier refuses
+    /// a program that uses one.
     #[inline(always)]
     pub fn set_macs(&self, macs: &MacPair) -> bool {
         self.ctx.store(0, macs, 0).is_ok()

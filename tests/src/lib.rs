@@ -1,3 +1,9 @@
 //! The lab: a VPC on one machine, and the end-to-end tests on it.
 
+pub mod cloud_server;
+pub mod cluster;
+pub mod control_plane;
+pub mod lab;
+pub mod packets;
+pub mod story;
 pub mod world;

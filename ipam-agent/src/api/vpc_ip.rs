@@ -25,7 +25,7 @@ use std::net::IpAddr;
     printcolumn = r#"{"name":"Node","type":"string","jsonPath":".status.nodeName"}"#,
     printcolumn = r#"{"name":"ENI","type":"string","jsonPath":".status.eniID"}"#,
     printcolumn = r#"{"name":"Epoch","type":"integer","jsonPath":".status.epoch"}"#,
-    printcolumn = r#"{"name":"Expires","type":"date","jsonPath":".status.expireAt"}"#,
+    printcolumn = r#"{"name":"Expires","type":"string","jsonPath":".status.expireAt"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]

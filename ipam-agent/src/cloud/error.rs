@@ -46,3 +46,17 @@ impl CloudErrorKind {
         matches!(self, Self::Throttled | Self::Unavailable)
     }
 }
+
+/// A provider's configuration that cannot be right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{origin}: {field} = {value:?}: {problem}")]
+pub struct ConfigError {
+    /// The file, or the provider when the value came from the command line.
+    pub origin: String,
+    /// The field, such as `eni[2].mac`.
+    pub field: String,
+    /// Its value.
+    pub value: String,
+    /// What is wrong with it, and what to do.
+    pub problem: String,
+}

@@ -1,0 +1,131 @@
+//! Addresses after their claim: off the ENI, through the cooldown, gone. And addresses that have lost their
+//! claim.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
+use tracing::{info, warn};
+
+use super::context::Context;
+use super::error::ReconcileError;
+use super::write;
+use crate::api::{IpPhase, VpcIP, VpcIPStatus, VpcIPType};
+use crate::cloud::CloudErrorKind;
+
+const COOLING: &str = "cooling";
+const ORPHAN: &str = "orphan";
+
+/// Takes the next step of an address that no claim takes any more.
+pub async fn reconcile(ip: Arc<VpcIP>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    context.ready().await?;
+    let status = ip.state();
+    match status.phase {
+        _ if ip.spec.type_ == VpcIPType::Eni => Ok(Action::await_change()),
+        IpPhase::Cooldown if status.released_at.is_none() => take_off_eni(&ip, &status, &context).await,
+        IpPhase::Cooldown => delete_after(&ip, &status, context.config.cooldown, &context).await,
+        IpPhase::Quarantined => delete_after(&ip, &status, context.config.quarantine, &context).await,
+        _ => release_orphan(&ip, &status, &context).await,
+    }
+}
+
+async fn take_off_eni(ip: &VpcIP, status: &VpcIPStatus, context: &Context) -> Result<Action, ReconcileError> {
+    if let (Some(eni), Ok(address)) = (&status.eni_id, ip.spec.ip.parse()) {
+        match context.provider.unassign_ips(eni, &[address]).await {
+            Ok(()) => {}
+            // An ENI that is gone took its addresses along.
+            Err(error) if error.kind == CloudErrorKind::NotFound => {}
+            Err(error) => {
+                write::status(&context.ips(), ip, |ip| {
+                    ip.status.get_or_insert_default().message = error.to_string()
+                })
+                .await?;
+                return Ok(Action::requeue(context.config.retry));
+            }
+        }
+    }
+    write::status(&context.ips(), ip, |ip| {
+        let status = ip.status.get_or_insert_default();
+        status.released_at = Some(Time(Timestamp::now()));
+        status.eni_id = None;
+        status.node_name = None;
+        status.message.clear();
+    })
+    .await?;
+    Ok(Action::await_change())
+}
+
+/// Deletes the object when both clocks say that the time is over.
+async fn delete_after(
+    ip: &VpcIP,
+    status: &VpcIPStatus,
+    period: Duration,
+    context: &Context,
+) -> Result<Action, ReconcileError> {
+    let uid = ip.uid().unwrap_or_default();
+    let by_watch = period.saturating_sub(context.watched_for(&uid, COOLING));
+    let by_wall = status
+        .released_at
+        .as_ref()
+        .and_then(|since| Duration::try_from(Timestamp::now().duration_since(since.0)).ok())
+        .map_or(Duration::ZERO, |passed| period.saturating_sub(passed));
+    let left = by_watch.max(by_wall);
+    if left > Duration::ZERO {
+        return Ok(Action::requeue(left));
+    }
+    write::delete(&context.ips(), ip).await?;
+    context.stop_watching(&uid, COOLING);
+    info!(ip = %ip.name_any(), "free");
+    Ok(Action::await_change())
+}
+
+/// An address whose claim does not exist, or holds another address, is released when it has been seen so
+/// twice and the API itself confirms it. A node that may still use it is asked first.
+async fn release_orphan(
+    ip: &VpcIP,
+    status: &VpcIPStatus,
+    context: &Context,
+) -> Result<Action, ReconcileError> {
+    let uid = ip.uid().unwrap_or_default();
+    if !is_orphan(ip, context, false).await? {
+        context.stop_watching(&uid, ORPHAN);
+        return Ok(Action::await_change());
+    }
+    let watched = context.watched_for(&uid, ORPHAN);
+    if watched < context.config.orphan_period {
+        return Ok(Action::requeue(context.config.orphan_period - watched));
+    }
+    if !is_orphan(ip, context, true).await? {
+        return Ok(Action::await_change());
+    }
+    let fenced = status.detached.as_ref().is_some_and(|detached| detached.epoch >= status.epoch)
+        || match &status.node_name {
+            Some(node) => context.node_gone(node).await?,
+            None => true,
+        };
+    let next = match status.phase {
+        IpPhase::Bound => IpPhase::Detaching,
+        IpPhase::Detaching if !fenced => return Ok(Action::requeue(context.config.orphan_period)),
+        _ => IpPhase::Cooldown,
+    };
+    warn!(ip = %ip.name_any(), ?next, "no claim holds this address");
+    write::status(&context.ips(), ip, |ip| ip.status.get_or_insert_default().phase = next).await?;
+    Ok(Action::requeue(context.config.retry))
+}
+
+async fn is_orphan(ip: &VpcIP, context: &Context, live: bool) -> Result<bool, ReconcileError> {
+    let Some(holder) = &ip.spec.claim_ref else { return Ok(true) };
+    let cached = context.stores.claims.get(&ObjectRef::new(&holder.name).within(&holder.namespace));
+    let claim = match cached.filter(|_| !live) {
+        Some(claim) => Some(claim),
+        None => write::live(&context.claims(&holder.namespace), &holder.name).await?.map(Arc::new),
+    };
+    Ok(claim.is_none_or(|claim| {
+        let held = claim.status.as_ref().and_then(|status| status.address.as_deref());
+        claim.uid().as_ref() != Some(&holder.uid) || held.is_some_and(|held| held != ip.spec.ip)
+    }))
+}

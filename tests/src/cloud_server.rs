@@ -1,0 +1,347 @@
+//! A cloud: Tencent Cloud's VPC API 3.0 over plain HTTP, as hostile as the original.
+//!
+//! It checks signatures, quotas and every parameter, finishes what it begins later, limits rates, and moves
+//! the [`World`] when ENIs and addresses move. [`Faults`] make it answer wrongly, late or not at all.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::{Ipv4Addr, TcpListener},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use ipnet::Ipv4Net;
+use serde_json::Value;
+
+use crate::world::World;
+
+pub mod auth;
+pub mod error;
+mod fault;
+mod http;
+mod run;
+pub mod state;
+mod wire;
+
+pub use fault::{FaultKind, FaultPlan, Faults, When};
+use state::{Eni, Vpc};
+
+/// How long a Describe can be made to lag, at most.
+const HISTORY: Duration = Duration::from_secs(30);
+
+/// What the cloud starts with.
+#[derive(Clone, Debug)]
+pub struct CloudConfig {
+    /// Such as `ap-lab`; calls for another region are refused.
+    pub region: String,
+    /// Such as `vpc-lab`.
+    pub vpc: String,
+    /// Its subnets.
+    pub subnets: Vec<SubnetConfig>,
+    /// Machines by id.
+    pub instances: BTreeMap<String, InstanceConfig>,
+    /// Limits.
+    pub quotas: Quotas,
+    /// How long what is asynchronous takes.
+    pub delays: Delays,
+    /// SecretId and SecretKey of the one who may call.
+    pub secret: (String, String),
+}
+
+/// A subnet. Its first two addresses and its last can be nobody's; the first is the gateway.
+#[derive(Clone, Debug)]
+pub struct SubnetConfig {
+    /// Such as `subnet-a`.
+    pub id: String,
+    /// Such as `ap-lab-1`.
+    pub zone: String,
+    /// Its addresses.
+    pub cidr: Ipv4Net,
+}
+
+impl SubnetConfig {
+    /// The subnet's gateway.
+    #[must_use]
+    pub fn gateway(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.cidr.network()) + 1)
+    }
+}
+
+/// A machine.
+#[derive(Clone, Debug)]
+pub struct InstanceConfig {
+    /// Its zone: only ENIs of subnets there can be attached.
+    pub zone: String,
+    /// ENIs it may have, the primary one included.
+    pub max_enis: usize,
+    /// Addresses that each of them may have, the primary one included.
+    pub max_ips_per_eni: usize,
+    /// The ENI it is born with. The world is not told of it: it was there before.
+    pub primary: Option<PrimaryEni>,
+}
+
+/// The ENI that a machine is born with.
+#[derive(Clone, Debug)]
+pub struct PrimaryEni {
+    /// Its subnet.
+    pub subnet: String,
+    /// Its primary address.
+    pub ip: Ipv4Addr,
+    /// Its MAC; absent: the cloud chooses one.
+    pub mac: Option<String>,
+}
+
+/// Limits.
+#[derive(Clone, Debug)]
+pub struct Quotas {
+    /// ENIs of the VPC, the machines' primary ones not counted.
+    pub enis_per_vpc: usize,
+    /// Calls of one action in any second; absent: no limit.
+    pub calls_per_second: Option<usize>,
+}
+
+impl Default for Quotas {
+    fn default() -> Self {
+        Self { enis_per_vpc: 1000, calls_per_second: None }
+    }
+}
+
+/// How long each kind of task takes. With zero it is done before the answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Delays {
+    /// PENDING.
+    pub create: Duration,
+    /// ATTACHING.
+    pub attach: Duration,
+    /// DETACHING.
+    pub detach: Duration,
+    /// DELETING.
+    pub delete: Duration,
+    /// Assigning and unassigning.
+    pub assign: Duration,
+    /// MIGRATING.
+    pub migrate: Duration,
+}
+
+impl Delays {
+    /// The same for all.
+    #[must_use]
+    pub const fn all(delay: Duration) -> Self {
+        Self { create: delay, attach: delay, detach: delay, delete: delay, assign: delay, migrate: delay }
+    }
+}
+
+/// A call that came.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The action.
+    pub action: String,
+    /// When it came.
+    pub at: Instant,
+    /// Its parameters.
+    pub params: Value,
+    /// What became of it in the cloud's own records, whatever the caller heard: `OK`, or the error's code.
+    pub outcome: String,
+}
+
+/// What the cloud knows at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// All ENIs, by id.
+    pub enis: Vec<Eni>,
+    /// What does not hold though it must: an address on two ENIs and the like.
+    pub violations: Vec<String>,
+}
+
+impl Snapshot {
+    /// The ENI with this id.
+    #[must_use]
+    pub fn eni(&self, id: &str) -> Option<&Eni> {
+        self.enis.iter().find(|eni| eni.id == id)
+    }
+
+    /// The ENI that has this address.
+    #[must_use]
+    pub fn holder(&self, ip: Ipv4Addr) -> Option<&Eni> {
+        self.enis.iter().find(|eni| eni.addresses.iter().any(|address| address.ip == ip))
+    }
+}
+
+/// The cloud; clones are the same one.
+#[derive(Clone)]
+pub struct CloudServer {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    world: Arc<dyn World>,
+    /// Held while the world moves: one thing at a time.
+    moving: tokio::sync::Mutex<()>,
+    state: Mutex<Recorded>,
+    calls: Mutex<Vec<Call>>,
+    faults: Faults,
+}
+
+/// The cloud's knowledge, and what it was.
+struct Recorded {
+    vpc: Vpc,
+    /// The ENIs as they were from that moment on, oldest first.
+    history: VecDeque<(Instant, Vec<Eni>)>,
+}
+
+impl Recorded {
+    /// Changes what is known, and remembers what came of it.
+    fn change<T>(&mut self, change: impl FnOnce(&mut Vpc) -> T) -> T {
+        let result = change(&mut self.vpc);
+        let now = Instant::now();
+        self.history.push_back((now, self.vpc.enis.values().cloned().collect()));
+        while self.history.get(1).is_some_and(|(from, _)| now.duration_since(*from) > HISTORY) {
+            self.history.pop_front();
+        }
+        result
+    }
+
+    /// The ENIs as they were so long ago; before there were any, none.
+    fn enis_before(&self, age: Duration) -> Vec<Eni> {
+        let now = Instant::now();
+        let past = self.history.iter().rev().find(|(from, _)| now.duration_since(*from) >= age);
+        past.map_or_else(Vec::new, |(_, enis)| enis.clone())
+    }
+}
+
+/// A server that runs until this is dropped. Tasks that have begun still end.
+#[must_use = "the server stops when this is dropped"]
+pub struct Serving {
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl CloudServer {
+    /// A cloud of this world.
+    ///
+    /// # Panics
+    /// A machine's primary ENI cannot be: its subnet does not exist, its address is taken.
+    #[must_use]
+    pub fn new(mut config: CloudConfig, world: Arc<dyn World>) -> Self {
+        let instances = std::mem::take(&mut config.instances);
+        let server = Self {
+            inner: Arc::new(Inner {
+                world,
+                moving: tokio::sync::Mutex::new(()),
+                state: Mutex::new(Recorded { vpc: Vpc::new(config), history: VecDeque::new() }),
+                calls: Mutex::default(),
+                faults: Faults::default(),
+            }),
+        };
+        for (id, instance) in instances {
+            server.add_instance(&id, instance);
+        }
+        server
+    }
+
+    /// Serves on a socket, which may have been made in any network namespace. To be called within a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// The socket is not fit for it.
+    pub fn serve(&self, listener: TcpListener) -> std::io::Result<Serving> {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        Ok(Serving { accepting: tokio::spawn(http::accept(self.clone(), listener)) })
+    }
+
+    /// Adds a machine. The id of its primary ENI, if it has one.
+    ///
+    /// # Panics
+    /// Its primary ENI cannot be.
+    pub fn add_instance(&self, id: &str, instance: InstanceConfig) -> Option<String> {
+        match self.change(|vpc| vpc.add_instance(id, instance)) {
+            Ok(eni) => eni,
+            Err(error) => panic!("instance {id}: {}", error.message),
+        }
+    }
+
+    /// Takes a machine away, as its owner would. Its primary ENI goes with it, the others are detached.
+    ///
+    /// # Errors
+    /// The world could not.
+    pub async fn remove_instance(&self, id: &str) -> anyhow::Result<()> {
+        let on_it = |eni: &&Eni| eni.attachment.as_ref().is_some_and(|(on, _)| on == id);
+        let enis: Vec<_> = self.snapshot().enis.iter().filter(on_it).cloned().collect();
+        for eni in enis {
+            if eni.primary {
+                self.change(|vpc| vpc.enis.remove(&eni.id));
+            } else {
+                self.detach_out_of_band(&eni.id).await?;
+            }
+        }
+        self.change(|vpc| vpc.config.instances.remove(id));
+        Ok(())
+    }
+
+    /// Takes an ENI off its machine behind everybody's back.
+    ///
+    /// # Errors
+    /// The world could not.
+    pub async fn detach_out_of_band(&self, eni_id: &str) -> anyhow::Result<()> {
+        let _moving = self.inner.moving.lock().await;
+        let (world, id) = (self.inner.world.clone(), eni_id.to_owned());
+        tokio::task::spawn_blocking(move || world.detach(&id)).await??;
+        self.change(|vpc| vpc.enis.get_mut(eni_id).map(|eni| eni.attachment = None));
+        Ok(())
+    }
+
+    /// Something else in the subnet takes this address.
+    pub fn take_address(&self, ip: Ipv4Addr) {
+        self.change(|vpc| vpc.foreign.insert(ip));
+    }
+
+    /// It lets go of it.
+    pub fn free_address(&self, ip: Ipv4Addr) {
+        self.change(|vpc| vpc.foreign.remove(&ip));
+    }
+
+    /// The faults to befall calls.
+    #[must_use]
+    pub fn faults(&self) -> Faults {
+        self.inner.faults.clone()
+    }
+
+    /// The calls that came, in order.
+    #[must_use]
+    pub fn calls(&self) -> Vec<Call> {
+        self.inner.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many calls of this action came.
+    #[must_use]
+    pub fn count(&self, action: &str) -> usize {
+        self.calls().iter().filter(|call| call.action == action).count()
+    }
+
+    /// What the cloud knows now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let state = self.state();
+        Snapshot { enis: state.vpc.enis.values().cloned().collect(), violations: state.vpc.violations() }
+    }
+
+    /// Addresses of the world that are something else's.
+    #[must_use]
+    pub fn foreign(&self) -> BTreeSet<Ipv4Addr> {
+        self.state().vpc.foreign.clone()
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, Recorded> {
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Vpc) -> T) -> T {
+        self.state().change(change)
+    }
+}

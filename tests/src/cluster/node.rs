@@ -1,0 +1,149 @@
+//! A node with its agent.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+use netlink_packet_route::link::LinkAttribute;
+use serde_json::Value;
+
+use super::eventually;
+use crate::lab::node::LabNode;
+use crate::lab::process::{LabProcess, binary};
+
+/// A machine, and the agent on it.
+pub struct ClusterNode {
+    agent: Option<LabProcess>,
+    kubeconfig: PathBuf,
+    machine: LabNode,
+}
+
+impl ClusterNode {
+    pub(super) fn new(machine: LabNode, kubeconfig: PathBuf) -> Self {
+        Self { agent: None, kubeconfig, machine }
+    }
+
+    /// The machine.
+    #[must_use]
+    pub fn machine(&self) -> &LabNode {
+        &self.machine
+    }
+
+    /// The agent's process.
+    ///
+    /// # Panics
+    /// There is none.
+    pub fn agent(&mut self) -> &mut LabProcess {
+        self.agent.as_mut().expect("the agent was started")
+    }
+
+    /// Starts the agent, with more variables in its environment.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_agent(&mut self, env: &[(&str, &str)]) -> anyhow::Result<()> {
+        let mut command = self.machine.command(binary("ipam-agent")?);
+        command
+            .args(["node", "--node-name", self.machine.name(), "--kubeconfig"])
+            .arg(&self.kubeconfig)
+            .arg("--socket")
+            .arg(self.machine.socket())
+            .arg("--journal")
+            .arg(self.machine.journal())
+            .arg("--bpffs-dir")
+            .arg(self.machine.bpffs_dir())
+            .env("IPAM_LOG", "info,ipam_agent=debug")
+            .envs(env.iter().copied());
+        self.agent = Some(self.machine.start("agent", command)?);
+        Ok(())
+    }
+
+    /// Waits until the agent listens.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn wait_until_served(&self) -> anyhow::Result<()> {
+        let socket = self.machine.socket();
+        eventually("the agent to listen", async || std::os::unix::net::UnixStream::connect(&socket).is_ok())
+            .await
+    }
+
+    /// What pods have left on the node: interfaces, map entries, pinned links, routes. Empty when there is no
+    /// pod.
+    ///
+    /// # Errors
+    /// It cannot be seen.
+    pub fn leftovers(&self) -> anyhow::Result<Vec<String>> {
+        let mut found: Vec<String> = Vec::new();
+        for link in self.machine.ns().rtnl().links()? {
+            let name = link.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name.clone()),
+                _ => None,
+            });
+            found
+                .extend(name.filter(|name| name.starts_with("ipam")).map(|name| format!("interface {name}")));
+        }
+        let pins = std::fs::read_dir(self.machine.bpffs_dir().join("links")).into_iter().flatten().flatten();
+        found.extend(
+            pins.map(|pin| pin.file_name().to_string_lossy().into_owned())
+                .filter(|pin| pin.starts_with("ipam"))
+                .map(|pin| format!("pin {pin}")),
+        );
+        for map in ["POD_ROUTES_V4", "POD_STATS"] {
+            found.extend(self.dump(map)?.iter().map(|entry| format!("{map} {}", entry["formatted"]["key"])));
+        }
+        let routes = self.machine.ns().command("ip").args(["-4", "route"]).output()?;
+        found.extend(
+            String::from_utf8_lossy(&routes.stdout)
+                .lines()
+                .filter(|route| route.contains("dev ipam"))
+                .map(|route| format!("route {route}")),
+        );
+        Ok(found)
+    }
+
+    /// The entries of one of the node's maps, as bpftool prints them in JSON.
+    ///
+    /// # Errors
+    /// bpftool is not installed, or there is no such map.
+    pub fn dump(&self, map: &str) -> anyhow::Result<Vec<Value>> {
+        let output = Command::new("bpftool")
+            .args(["-j", "map", "dump", "pinned"])
+            .arg(self.machine.bpffs_dir().join(map))
+            .output()
+            .context("bpftool: not installed? cargo xtask setup")?;
+        ensure!(
+            output.status.success(),
+            "bpftool map dump {map}: {}",
+            String::from_utf8_lossy(&output.stdout)
+        );
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
+    /// Packets dropped on the node, by the number of the reason.
+    ///
+    /// # Errors
+    /// As [`Self::dump`].
+    pub fn drops(&self) -> anyhow::Result<BTreeMap<u32, u64>> {
+        let mut counts = BTreeMap::new();
+        for entry in self.dump("DROPS")? {
+            let formatted = &entry["formatted"];
+            let reason = formatted["key"].as_u64().context("no key")?;
+            let cpus = formatted["values"].as_array().context("no values")?;
+            let packets = cpus.iter().filter_map(|cpu| cpu["value"]["packets"].as_u64()).sum();
+            counts.insert(u32::try_from(reason)?, packets);
+        }
+        Ok(counts)
+    }
+
+    /// Kills the agent with SIGKILL and starts it anew.
+    ///
+    /// # Errors
+    /// It does not come back.
+    pub async fn restart_agent(&mut self) -> anyhow::Result<()> {
+        self.agent().kill9()?;
+        self.start_agent(&[])?;
+        self.wait_until_served().await
+    }
+}

@@ -1,0 +1,317 @@
+//! The controller alone, in this process: a real embedded API on a file, the real cloud client against the
+//! cloud server, and no nodes. The node agents' part, to acknowledge a detach, is played here. What it is for:
+//! killing the controller at exact places.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context as Cx, Poll};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use futures::StreamExt;
+use ipam_agent::api::{IpPhase, VpcIP, VpcIPClaim, VpcIPType};
+use ipam_agent::cloud::tencent::{Credentials, Pace, Tencent, TencentConfig};
+use ipam_agent::controller::{self, ControllerConfig};
+use ipam_agent::embedded::EmbeddedApi;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::client::Body;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
+use tokio::task::JoinHandle;
+use tower::{BoxError, Service};
+
+use crate::cloud_server::{CloudConfig, CloudServer, Delays, InstanceConfig, Quotas, Serving, SubnetConfig};
+use crate::cluster::eventually;
+use crate::world::NoWorld;
+
+const SECRET: (&str, &str) = ("id", "key");
+
+/// A controller's surroundings.
+pub struct ControlPlane {
+    /// To the API, with no faults.
+    pub client: Client,
+    /// The cloud.
+    pub cloud: CloudServer,
+    _serving: Serving,
+    api: EmbeddedApi,
+    endpoint: String,
+    acknowledger: JoinHandle<()>,
+    controller: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl ControlPlane {
+    /// An API on a file in `dir`, a cloud with one subnet, and two nodes of one zone.
+    ///
+    /// # Errors
+    /// Something could not be made.
+    pub async fn new(dir: &Path) -> anyhow::Result<Self> {
+        let api = EmbeddedApi::open(&dir.join("api.redb"))?;
+        let client = api.client();
+        let cloud = CloudServer::new(
+            CloudConfig {
+                region: "lab".into(),
+                vpc: "vpc-lab".into(),
+                subnets: vec![SubnetConfig {
+                    id: "subnet-a".into(),
+                    zone: "zone-1".into(),
+                    cidr: "10.0.1.0/24".parse()?,
+                }],
+                instances: BTreeMap::new(),
+                quotas: Quotas::default(),
+                delays: Delays::default(),
+                secret: (SECRET.0.into(), SECRET.1.into()),
+            },
+            Arc::new(NoWorld),
+        );
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        let endpoint = format!("http://{}", listener.local_addr()?);
+        let serving = cloud.serve(listener)?;
+        for name in ["node-a", "node-b"] {
+            cloud.add_instance(
+                &format!("ins-{name}"),
+                InstanceConfig { zone: "zone-1".into(), max_enis: 4, max_ips_per_eni: 10, primary: None },
+            );
+            let node: Node = serde_json::from_value(json!({
+                "metadata": { "name": name, "labels": { "topology.kubernetes.io/zone": "zone-1" } },
+                "spec": { "providerID": format!("qcloud:///zone-1/ins-{name}") },
+            }))?;
+            Api::<Node>::all(client.clone()).create(&PostParams::default(), &node).await?;
+        }
+        let acknowledger = tokio::spawn(acknowledge(client.clone()));
+        Ok(Self {
+            client,
+            cloud,
+            _serving: serving,
+            api,
+            endpoint,
+            acknowledger,
+            controller: Mutex::default(),
+        })
+    }
+
+    /// Starts the controller. With `writes`, it is cut off from the API for ever after that many writes, the
+    /// last of which has happened but was not answered: a controller killed there.
+    ///
+    /// # Errors
+    /// The provider's configuration is wrong.
+    pub fn start_controller(&self, writes: Option<i64>) -> anyhow::Result<Arc<AtomicI64>> {
+        let provider = Tencent::new(TencentConfig {
+            endpoint: self.endpoint.clone(),
+            region: "lab".into(),
+            vpc_id: "vpc-lab".into(),
+            subnet_ids: vec!["subnet-a".into()],
+            security_groups: Vec::new(),
+            credentials: Credentials { secret_id: SECRET.0.into(), secret_key: SECRET.1.into() },
+            pace: Pace {
+                poll: Duration::from_millis(5),
+                settle: Duration::from_millis(50),
+                backoff: (Duration::from_millis(5), Duration::from_millis(50)),
+                ..Pace::default()
+            },
+        })?;
+        let left = Arc::new(AtomicI64::new(writes.unwrap_or(i64::MAX)));
+        let client = Client::new(CutOff { api: self.api.clone(), left: left.clone() }, "default");
+        let config = ControllerConfig {
+            cooldown: Duration::from_millis(100),
+            orphan_period: Duration::from_millis(300),
+            retry: Duration::from_millis(100),
+            ..ControllerConfig::default()
+        };
+        let running = tokio::spawn(async move {
+            let _ = controller::run(client, Arc::new(provider), config, std::future::pending()).await;
+        });
+        *self.controller() = Some(running);
+        Ok(left)
+    }
+
+    /// Ends the controller where it stands.
+    pub async fn kill_controller(&self) {
+        let running = self.controller().take();
+        if let Some(controller) = running {
+            controller.abort();
+            let _ = controller.await;
+        }
+    }
+
+    fn controller(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.controller.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Schedules a pod and waits until its claim is bound to it. Gives the address.
+    ///
+    /// # Errors
+    /// It is not bound in time.
+    pub async fn pod(&self, name: &str, node: &str, is_static: bool) -> anyhow::Result<String> {
+        let policy = if is_static { "Never" } else { "Immediate" };
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": { "name": name, "annotations": { "eni-ipam.dev/vpc-ip-claim-delete-policy": policy } },
+            "spec": { "nodeName": node, "containers": [{ "name": "main", "image": "none" }] },
+        }))?;
+        let pod =
+            Api::<Pod>::default_namespaced(self.client.clone()).create(&PostParams::default(), &pod).await?;
+        let mut address = None;
+        eventually(&format!("{name} to be bound on {node}"), async || {
+            address = self.bound_address(name, pod.uid()).await;
+            address.is_some()
+        })
+        .await?;
+        address.context("just seen")
+    }
+
+    async fn bound_address(&self, claim: &str, pod_uid: Option<String>) -> Option<String> {
+        let claim =
+            Api::<VpcIPClaim>::default_namespaced(self.client.clone()).get_opt(claim).await.ok()??;
+        let address = claim.status?.address?;
+        let ip = Api::<VpcIP>::all(self.client.clone()).get_opt(&address).await.ok()??;
+        let status = ip.state();
+        (status.phase == IpPhase::Bound && status.pod_uid == pod_uid).then_some(address)
+    }
+
+    /// Deletes a pod and waits until its address has left the node: retained, or gone.
+    ///
+    /// # Errors
+    /// It does not in time.
+    pub async fn end_pod(&self, name: &str, address: &str) -> anyhow::Result<()> {
+        Api::<Pod>::default_namespaced(self.client.clone()).delete(name, &DeleteParams::default()).await?;
+        let ips = Api::<VpcIP>::all(self.client.clone());
+        eventually(&format!("{address} of {name} to be let go"), async || match ips.get_opt(address).await {
+            Ok(None) => true,
+            Ok(Some(ip)) => ip.state().phase == IpPhase::Retained,
+            Err(_) => false,
+        })
+        .await
+    }
+
+    /// Waits until API and cloud agree and nothing is on its way; then checks that no address is on two ENIs,
+    /// none is lost and none has leaked.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub async fn settled(&self) -> anyhow::Result<()> {
+        let mut last = String::new();
+        let outcome = eventually("API and cloud to agree", async || match self.difference().await {
+            Ok(()) => true,
+            Err(error) => {
+                last = format!("{error:#}");
+                false
+            }
+        })
+        .await;
+        outcome.context(last)
+    }
+
+    async fn difference(&self) -> anyhow::Result<()> {
+        let cloud = self.cloud.snapshot();
+        ensure!(cloud.violations.is_empty(), "{:?}", cloud.violations);
+        ensure!(
+            cloud.enis.iter().all(|eni| eni.attachment.is_some()),
+            "an ENI on no machine: {:?}",
+            cloud.enis
+        );
+        let mut in_cloud: Vec<(String, String)> = cloud
+            .enis
+            .iter()
+            .flat_map(|eni| {
+                eni.addresses.iter().skip(1).map(|address| (address.ip.to_string(), eni.id.clone()))
+            })
+            .collect();
+        in_cloud.sort();
+        let mut in_api = Vec::new();
+        for ip in Api::<VpcIP>::all(self.client.clone()).list(&Default::default()).await? {
+            if ip.spec.type_ == VpcIPType::Eni {
+                continue;
+            }
+            let status = ip.state();
+            ensure!(
+                matches!(status.phase, IpPhase::Bound | IpPhase::Retained),
+                "{} is {:?}",
+                ip.name_any(),
+                status.phase
+            );
+            let claim = ip.spec.claim_ref.clone().context("no claim")?;
+            let held =
+                Api::<VpcIPClaim>::namespaced(self.client.clone(), &claim.namespace).get(&claim.name).await?;
+            let address = held.status.and_then(|status| status.address);
+            ensure!(
+                address.as_ref() == Some(&ip.spec.ip),
+                "{} is not the address of {}",
+                ip.name_any(),
+                claim.name
+            );
+            in_api.push((ip.spec.ip.clone(), status.eni_id.context("on no ENI")?));
+        }
+        in_api.sort();
+        ensure!(in_api == in_cloud, "API {in_api:?}, cloud {in_cloud:?}");
+        Ok(())
+    }
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        self.acknowledger.abort();
+        if let Some(controller) = self.controller().take() {
+            controller.abort();
+        }
+    }
+}
+
+/// What node agents do when nothing of theirs uses an address.
+async fn acknowledge(client: Client) {
+    let ips = Api::<VpcIP>::all(client);
+    let mut changes =
+        std::pin::pin!(watcher(ips.clone(), watcher::Config::default()).default_backoff().applied_objects());
+    while let Some(change) = changes.next().await {
+        let Ok(ip) = change else { continue };
+        let status = ip.state();
+        if status.phase == IpPhase::Detaching
+            && status.detached.is_none_or(|detached| detached.epoch < status.epoch)
+        {
+            let patch = json!({
+                "metadata": { "resourceVersion": ip.resource_version(), "uid": ip.uid() },
+                "status": { "detached": { "epoch": status.epoch, "at": jiff::Timestamp::now() } },
+            });
+            // A conflict means a newer object, which the watch brings.
+            let _ = ips.patch_status(&ip.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await;
+        }
+    }
+}
+
+/// The API as a controller sees it that is killed after so many writes.
+#[derive(Clone)]
+struct CutOff {
+    api: EmbeddedApi,
+    left: Arc<AtomicI64>,
+}
+
+impl Service<http::Request<Body>> for CutOff {
+    type Response = <EmbeddedApi as Service<http::Request<Body>>>::Response;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Cx<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        // Events tell people; killing the controller there shows nothing more.
+        let is_write = request.method() != http::Method::GET && !request.uri().path().contains("/events");
+        let left = self.left.clone();
+        let mut api = self.api.clone();
+        Box::pin(async move {
+            if left.load(Ordering::SeqCst) <= 0 {
+                return Err("cut off".into());
+            }
+            if is_write && left.fetch_sub(1, Ordering::SeqCst) == 1 {
+                let _ = api.call(request).await;
+                return Err("cut off after this write".into());
+            }
+            api.call(request).await.map_err(Into::into)
+        })
+    }
+}

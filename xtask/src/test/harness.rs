@@ -1,0 +1,147 @@
+//! Running a test program and reading what its harness says.
+
+use std::fmt;
+use std::io::{BufRead, BufReader};
+use std::ops::AddAssign;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use crate::binaries::{Executable, cargo};
+use crate::workspace;
+
+/// Tests by how they ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Ran and held.
+    pub passed: usize,
+    /// Ran and did not hold, or took their program with them.
+    pub failed: usize,
+    /// Did not run (`#[ignore]`).
+    pub skipped: usize,
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed", self.passed, self.failed)?;
+        if self.skipped > 0 { write!(f, ", {} skipped", self.skipped) } else { Ok(()) }
+    }
+}
+
+/// Runs one test program as `cargo test` would: in its package's folder, its output to ours.
+///
+/// # Errors
+/// It cannot be started.
+pub fn run(
+    program: &Executable,
+    bin_dir: &Path,
+    threads: Option<usize>,
+    filter: Option<&str>,
+) -> Result<Counts> {
+    let place = program.package.strip_prefix(workspace()).unwrap_or(&program.package);
+    println!("--- {} of {}", program.target, place.display());
+    let mut command = Command::new(&program.path);
+    command.current_dir(&program.package).env("CARGO_MANIFEST_DIR", &program.package);
+    command.env("IPAM_BIN_DIR", bin_dir).args(filter);
+    if let Some(threads) = threads {
+        command.arg(format!("--test-threads={threads}"));
+    }
+    follow(&mut command)
+}
+
+/// The examples in the documentation of the default members' libraries.
+///
+/// # Errors
+/// Cargo cannot be started.
+pub fn doc_tests(filter: Option<&str>) -> Result<Counts> {
+    println!("--- documentation");
+    let mut command = cargo();
+    command.args(["test", "--doc", "--features", "ipam-agent/failpoints"]);
+    for package in ["ipam-common", "ipam-cni", "ipam-agent"] {
+        command.args(["--package", package]);
+    }
+    command.arg("--").args(filter);
+    follow(&mut command)
+}
+
+/// Passes the output on while counting. A program that ends badly without having counted a failure (a crash, an
+/// `abort` in a test) is one failure.
+fn follow(command: &mut Command) -> Result<Counts> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {}", command.get_program().display()))?;
+    let stdout = child.stdout.take().context("a test program has no standard output")?;
+    let mut counts = Counts::default();
+    let mut results = 0;
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
+        println!("{line}");
+        if let Some(result) = parse(&line) {
+            counts += result;
+            results += 1;
+        }
+    }
+    let status = child.wait()?;
+    if (!status.success() && counts.failed == 0) || (status.success() && results == 0) {
+        println!("FAILED: ended with {status} and no count of failed tests");
+        counts.failed += 1;
+    }
+    Ok(counts)
+}
+
+/// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.01s`
+fn parse(line: &str) -> Option<Counts> {
+    let (_, numbers) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let mut counts = Counts::default();
+    for part in numbers.split("; ") {
+        match part.split_once(' ') {
+            Some((number, "passed")) => counts.passed = number.parse().ok()?,
+            Some((number, "failed")) => counts.failed = number.parse().ok()?,
+            Some((number, "ignored")) => counts.skipped = number.parse().ok()?,
+            _ => {}
+        }
+    }
+    Some(counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_counted() {
+        let line = "test result: FAILED. 3 passed; 2 failed; 1 ignored; 0 measured; 9 filtered out; finished in 0.01s";
+        assert_eq!(parse(line), Some(Counts { passed: 3, failed: 2, skipped: 1 }));
+        assert_eq!(parse("test x ... ok"), None);
+        assert_eq!(parse("test result: garbage"), None);
+    }
+
+    #[test]
+    fn a_crash_is_a_failure() {
+        let mut crash = Command::new("sh");
+        crash.args(["-c", "echo running 2 tests; kill -ABRT $$"]);
+        assert_eq!(follow(&mut crash).expect("runs"), Counts { failed: 1, ..Counts::default() });
+    }
+
+    #[test]
+    fn a_program_that_counts_nothing_did_not_pass() {
+        assert_eq!(follow(&mut Command::new("true")).expect("runs").failed, 1);
+    }
+
+    #[test]
+    fn skipped_is_told_only_when_there_is_some() {
+        assert_eq!(Counts { passed: 2, failed: 0, skipped: 0 }.to_string(), "2 passed, 0 failed");
+        assert_eq!(Counts { passed: 2, failed: 1, skipped: 3 }.to_string(), "2 passed, 1 failed, 3 skipped");
+    }
+}
