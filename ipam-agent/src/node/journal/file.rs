@@ -1,7 +1,7 @@
 //! The journal's redb file. Read once, when it is opened; then only written.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{ErrorKind, Read as _},
     os::unix::fs::OpenOptionsExt as _,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -44,15 +44,10 @@ impl JournalFile {
                 error(format!("cannot be created: {cause:#}"), "give a path in a directory that can be written")
             })?,
             Err(cause) => return Err(error(cause.to_string(), "make it readable")),
-            Ok(_) => check_header(path)?,
+            Ok(_) => check(path)?,
         }
-        let database = open_checked(path)?;
-        let book = read(&database).map_err(|cause| {
-            error(
-                format!("{cause:#}"),
-                "use the program that wrote it, or drain the node and move the file away",
-            )
-        })?;
+        let database = open_checked(path, path)?;
+        let book = read_checked(&database, path)?;
         Ok((Self { database, path: path.to_owned() }, book))
     }
 
@@ -115,7 +110,25 @@ fn create(path: &Path) -> anyhow::Result<()> {
     Ok(File::open(directory)?.sync_all()?)
 }
 
-/// Refuses what is no redb file before redb, which would write to an empty one, sees it.
+/// Refuses what cannot be used before the file is opened for good: redb repairs a file that was not closed, and writes
+/// to any that it opens, so a copy of it is tried first.
+fn check(path: &Path) -> Result<(), JournalError> {
+    check_header(path)?;
+    let copy = path.with_extension(format!("{}.check", std::process::id()));
+    let tried = (|| {
+        fs::copy(path, &copy).map_err(|cause| JournalError::Unusable {
+            path: path.to_owned(),
+            problem: format!("cannot be copied to `{}` to be checked: {cause}", copy.display()),
+            remedy: "make room on the disk",
+        })?;
+        read_checked(&open_checked(&copy, path)?, path)
+    })();
+    // What is left of a copy is in nobody's way.
+    let _ = fs::remove_file(&copy);
+    tried.map(|_| ())
+}
+
+/// Refuses what is no redb file, and one that is in use, whose copy would be torn.
 fn check_header(path: &Path) -> Result<(), JournalError> {
     let error = |problem: String, remedy| JournalError::Unusable { path: path.to_owned(), problem, remedy };
     let mut file = File::open(path).map_err(|cause| error(cause.to_string(), "make it readable"))?;
@@ -130,15 +143,24 @@ fn check_header(path: &Path) -> Result<(), JournalError> {
     if file.read_exact(&mut start).is_err() || start != MAGIC {
         return Err(error("is no journal".into(), "give another path, or move the file away"));
     }
-    Ok(())
+    // redb locks its file in the same way.
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(error(IN_USE.into(), STOP_THE_OTHER)),
+        Err(TryLockError::Error(cause)) => Err(error(format!("cannot be locked: {cause}"), "use a local disk")),
+    }
 }
+
+const IN_USE: &str = "another process has it open";
+const STOP_THE_OTHER: &str = "stop the other agent, or give another path";
 
 /// The remedy for a journal that cannot be trusted any more.
 const LOST: &str = "drain the node, restore a copy or move the file away, and start again: without its journal the \
                     agent takes away every pod interface that it finds";
 
-fn open_checked(path: &Path) -> Result<Database, JournalError> {
-    let error = |problem: String, remedy| JournalError::Unusable { path: path.to_owned(), problem, remedy };
+/// Opens a file, or a copy of the one that errors shall name.
+fn open_checked(path: &Path, named: &Path) -> Result<Database, JournalError> {
+    let error = |problem: String, remedy| JournalError::Unusable { path: named.to_owned(), problem, remedy };
     // Every page's checksum is verified: a torn file must be found now, not at some later read. In debug builds redb
     // asserts where release builds return an error; both mean the same to us.
     let opened = catch_unwind(AssertUnwindSafe(|| {
@@ -147,7 +169,7 @@ fn open_checked(path: &Path) -> Result<Database, JournalError> {
     match opened {
         Ok(Ok(database)) => Ok(database),
         Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => {
-            Err(error("another process has it open".into(), "stop the other agent, or give another path"))
+            Err(error(IN_USE.into(), STOP_THE_OTHER))
         }
         Ok(Err(DatabaseError::UpgradeRequired(version))) => Err(error(
             format!("has redb's file format {version}, which this program cannot read"),
@@ -156,6 +178,14 @@ fn open_checked(path: &Path) -> Result<Database, JournalError> {
         Ok(Err(cause)) => Err(error(format!("is damaged or truncated: {cause}"), LOST)),
         Err(_) => Err(error("is damaged".into(), LOST)),
     }
+}
+
+fn read_checked(database: &Database, named: &Path) -> Result<Book, JournalError> {
+    read(database).map_err(|cause| JournalError::Unusable {
+        path: named.to_owned(),
+        problem: format!("{cause:#}"),
+        remedy: "use the program that wrote it, or drain the node and move the file away",
+    })
 }
 
 fn read(database: &Database) -> anyhow::Result<Book> {
