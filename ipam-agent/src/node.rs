@@ -14,8 +14,8 @@
 //! [`agent`] starts it all. ADD is in `attach`, DEL and every undoing in `detach`, adoption, drift and garbage in
 //! `repair`.
 
-pub mod agent;
 mod ack;
+pub mod agent;
 mod args;
 mod attach;
 mod bindings;

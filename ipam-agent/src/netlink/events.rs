@@ -40,9 +40,12 @@ impl Events {
     /// When the kernel gives no socket.
     pub fn subscribe() -> Result<Self, NetlinkError> {
         let groups = [MulticastGroup::Link, MulticastGroup::Neigh, MulticastGroup::Ipv4Ifaddr];
-        let (connection, handle, messages) = rtnetlink::new_multicast_connection(&groups).map_err(|source| {
-            NetlinkError { action: "subscribe to", object: "link, address and neighbour events".into(), source }
-        })?;
+        let (connection, handle, messages) =
+            rtnetlink::new_multicast_connection(&groups).map_err(|source| NetlinkError {
+                action: "subscribe to",
+                object: "link, address and neighbour events".into(),
+                source,
+            })?;
         tokio::spawn(connection);
         let events = messages.filter_map(move |(message, _)| {
             // The connection lives as long as its handle.

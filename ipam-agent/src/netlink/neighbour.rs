@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::{Netlink, NetlinkError, collect, failed};
 use ipam_common::Mac;
 use netlink_packet_route::{
     AddressFamily,
@@ -10,7 +11,6 @@ use netlink_packet_route::{
         NeighbourState,
     },
 };
-use super::{Netlink, NetlinkError, collect, failed};
 
 /// An entry of the neighbour table whose MAC is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Starts the node agent: opens everything, tidies up, and only then listens.
+//! Starts the node agent: opens everything, tidies up, and only then answers.
 
 use std::sync::Arc;
 
@@ -31,8 +31,10 @@ const GRACE: std::time::Duration = std::time::Duration::from_secs(5);
 /// # Errors
 /// When it cannot start (each error names what and the remedy), or when a part of it ends that should not.
 pub async fn run(client: Client, config: NodeConfig, shutdown: CancellationToken) -> anyhow::Result<()> {
-    // First the journal: it is locked, so a second agent goes no further than this.
+    // A second agent goes no further than this, and so never takes the first one's links for strays. Calls that come
+    // now wait until the node is tidied up.
     let journal = Journal::open(&config.journal)?;
+    let listener = server::listen(&config.socket)?;
     let dataplane = Dataplane::open(&config.bpffs_dir)?;
     let net = Netlink::open()?;
     let events = Events::subscribe()?;
@@ -52,8 +54,7 @@ pub async fn run(client: Client, config: NodeConfig, shutdown: CancellationToken
     if let Some(pods) = &node.pods {
         pods.sweep(&node).await.context("cannot list the Pod objects of this node")?;
     }
-    let listener = server::listen(&node.config.socket)?;
-    info!(socket = %node.config.socket.display(), node = node.config.node_name, "node agent is listening");
+    info!(socket = %node.config.socket.display(), node = node.config.node_name, "node agent is ready for calls");
 
     let ended = tokio::select! {
         () = shutdown.cancelled() => None,

@@ -349,7 +349,8 @@ fn refuse_own_netns(netns: &OwnedFd, path: &str) -> Result<(), CniError> {
             format!("CNI_NETNS {path} is the node's own network namespace"),
         )),
         Err(errno) => {
-            Err(CniError::new(code::IO, format!("cannot look at CNI_NETNS {path}")).details(errno.to_string()))
+            Err(CniError::new(code::IO, format!("cannot look at CNI_NETNS {path}"))
+                .details(errno.to_string()))
         }
     }
 }

@@ -130,7 +130,8 @@ impl Bindings {
             }
             Err(error) => return Some(format!("the API cannot be asked why: {error}")),
         };
-        let ready = claim.status?.conditions.into_iter().find(|condition| condition.type_ == condition::READY)?;
+        let ready =
+            claim.status?.conditions.into_iter().find(|condition| condition.type_ == condition::READY)?;
         Some(format!("{}: {}", ready.reason, ready.message))
     }
 }
@@ -163,7 +164,6 @@ fn binding(vpc_ip: &VpcIP, pod: &PodName, node_name: &str) -> Result<Binding, St
         eni_id: status.eni_id.ok_or_else(|| format!("VpcIP {name} is Bound, but names no ENI"))?,
     })
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -79,7 +79,8 @@ impl Node {
         let book = self.journal.book();
         let others = || book.attachments.values().filter(|other| other.key != record.key);
         let taken = others().any(|other| {
-            other.host_ifindex == Some(route.ifindex) || (other.ip == record.ip && other.host_ifindex.is_none())
+            other.host_ifindex == Some(route.ifindex)
+                || (other.ip == record.ip && other.host_ifindex.is_none())
         });
         Ok((!taken).then_some(route.ifindex))
     }

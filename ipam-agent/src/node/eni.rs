@@ -159,7 +159,8 @@ pub async fn reconcile(node: &Node, wanted: &Wanted) -> anyhow::Result<()> {
 /// Gives an ENI of the API a slot, and keeps in the journal what it takes to bring it up without the API.
 async fn give_slot(node: &Node, eni: &EniStatus) -> anyhow::Result<()> {
     use anyhow::Context as _;
-    let invalid = |field: &str, value: &str| format!("NodeENIConfig: ENI {}: {field} {value:?} is invalid", eni.id);
+    let invalid =
+        |field: &str, value: &str| format!("NodeENIConfig: ENI {}: {field} {value:?} is invalid", eni.id);
     let mac = parse_mac(&eni.mac).with_context(|| invalid("mac", &eni.mac))?;
     let book = node.journal.book();
     let map = node.dataplane().enis()?;
@@ -259,7 +260,8 @@ mod tests {
     fn the_stack_has_the_node_and_what_was_configured() {
         let own = [Ipv4Addr::LOCALHOST, Ipv4Addr::new(10, 0, 0, 4)];
         let services = Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 16);
-        let text: Vec<_> = stack_cidrs(own.into_iter(), &[services]).iter().map(ToString::to_string).collect();
+        let text: Vec<_> =
+            stack_cidrs(own.into_iter(), &[services]).iter().map(ToString::to_string).collect();
         assert_eq!(text, ["10.0.0.4/32", "169.254.0.0/16", "172.16.0.0/16"]);
     }
 }

@@ -138,8 +138,9 @@ async fn restore(node: &Node, record: &Record, link: &Link, seen: &Seen) -> Resu
         warn!(link = link.name, "repaired: the link was down");
         node.net.set_up(link.index).await?;
     }
-    let pinned =
-        |pin: &LinkPin| pin.program == Program::FromPod && (pin.ifindex, &pin.ifname) == (link.index, &link.name);
+    let pinned = |pin: &LinkPin| {
+        pin.program == Program::FromPod && (pin.ifindex, &pin.ifname) == (link.index, &link.name)
+    };
     if !seen.pins.iter().any(pinned) {
         node.dataplane().attach_pod(link.index, &link.name)?;
         warn!(link = link.name, "repaired: the program was not attached");

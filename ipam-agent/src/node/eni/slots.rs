@@ -57,11 +57,7 @@ mod tests {
         let journal = BTreeMap::from([record(3, 1)]);
         assert_eq!(slot_for(mac(1), &journal, &[(7, eni(1))]), Some(3), "the journal is right");
         assert_eq!(slot_for(mac(2), &journal, &[(7, eni(2))]), Some(7), "then the map");
-        assert_eq!(
-            slot_for(mac(2), &journal, &[(3, eni(2))]),
-            Some(1),
-            "but not into another one's slot"
-        );
+        assert_eq!(slot_for(mac(2), &journal, &[(3, eni(2))]), Some(1), "but not into another one's slot");
         assert_eq!(slot_for(mac(2), &journal, &[(1, eni(9))]), Some(2), "not where a stranger still is");
         let full = (1..MAX_ENIS).map(|slot| record(slot, 100 + slot as u8)).collect();
         assert_eq!(slot_for(mac(2), &full, &[]), None);

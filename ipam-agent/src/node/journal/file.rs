@@ -38,10 +38,14 @@ pub struct JournalFile {
 impl JournalFile {
     /// Opens the file, or makes one where there is none, and reads it.
     pub fn open(path: &Path) -> Result<(Self, Book), JournalError> {
-        let error = |problem: String, remedy| JournalError::Unusable { path: path.to_owned(), problem, remedy };
+        let error =
+            |problem: String, remedy| JournalError::Unusable { path: path.to_owned(), problem, remedy };
         match fs::symlink_metadata(path) {
             Err(absent) if absent.kind() == ErrorKind::NotFound => create(path).map_err(|cause| {
-                error(format!("cannot be created: {cause:#}"), "give a path in a directory that can be written")
+                error(
+                    format!("cannot be created: {cause:#}"),
+                    "give a path in a directory that can be written",
+                )
             })?,
             Err(cause) => return Err(error(cause.to_string(), "make it readable")),
             Ok(_) => check(path)?,
@@ -69,7 +73,10 @@ impl JournalFile {
                 if old.attachments.get(key).is_some_and(|old| Arc::ptr_eq(old, record)) {
                     continue;
                 }
-                table.insert(serde_json::to_string(key)?.as_str(), serde_json::to_vec(&**record)?.as_slice())?;
+                table.insert(
+                    serde_json::to_string(key)?.as_str(),
+                    serde_json::to_vec(&**record)?.as_slice(),
+                )?;
             }
         }
         if old.enis != new.enis {
@@ -147,7 +154,9 @@ fn check_header(path: &Path) -> Result<(), JournalError> {
     match file.try_lock() {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(error(IN_USE.into(), STOP_THE_OTHER)),
-        Err(TryLockError::Error(cause)) => Err(error(format!("cannot be locked: {cause}"), "use a local disk")),
+        Err(TryLockError::Error(cause)) => {
+            Err(error(format!("cannot be locked: {cause}"), "use a local disk"))
+        }
     }
 }
 
@@ -168,9 +177,7 @@ fn open_checked(path: &Path, named: &Path) -> Result<Database, JournalError> {
     }));
     match opened {
         Ok(Ok(database)) => Ok(database),
-        Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => {
-            Err(error(IN_USE.into(), STOP_THE_OTHER))
-        }
+        Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => Err(error(IN_USE.into(), STOP_THE_OTHER)),
         Ok(Err(DatabaseError::UpgradeRequired(version))) => Err(error(
             format!("has redb's file format {version}, which this program cannot read"),
             "use the program that wrote it",

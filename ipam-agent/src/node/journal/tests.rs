@@ -197,7 +197,9 @@ async fn torn_and_foreign_files_are_refused_and_left_alone() {
         assert!(error.contains("; "), "{what}: no remedy in {error}");
         assert!(fs::read(&path).unwrap() == content, "{what}: the file was changed");
     };
-    for length in [0, 1, 8, 9, 100, 4096, whole.len() / 4, whole.len() / 2, whole.len() - 4096, whole.len() - 1] {
+    for length in
+        [0, 1, 8, 9, 100, 4096, whole.len() / 4, whole.len() / 2, whole.len() - 4096, whole.len() - 1]
+    {
         refused(&whole[..length], &format!("truncated to {length} of {}", whole.len()));
     }
     refused(b"{\"kind\": \"something else\"}\n", "foreign");
@@ -211,7 +213,9 @@ async fn torn_and_foreign_files_are_refused_and_left_alone() {
     transaction.commit().unwrap();
     drop(newer);
     refused(&fs::read(directory.path().join("newer.redb")).unwrap(), "of a newer version");
-    assert!(Journal::open(&path).unwrap_err().to_string().contains("field format is 2, and this program reads 1"));
+    assert!(
+        Journal::open(&path).unwrap_err().to_string().contains("field format is 2, and this program reads 1")
+    );
     fs::write(&path, &whole).unwrap();
     assert_eq!(Journal::open(&path).unwrap().book().attachments.len(), 1, "the whole file is still good");
 }
