@@ -4,11 +4,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
+use kube::api::{ObjectMeta, PostParams};
+use tokio_util::sync::CancellationToken;
 
 use crate::api::DeletePolicy;
 use crate::controller::{self, ControllerConfig};
 use crate::install::InstallArgs;
-use crate::node::{self, NodeArgs};
+use crate::node::{self, NodeArgs, PodRules};
 
 mod api;
 mod provider;
@@ -64,6 +68,8 @@ struct StandaloneCommand {
     controller: ControllerArgs,
     #[command(flatten)]
     node: NodeArgs,
+    #[command(flatten)]
+    pods: PodRules,
 }
 
 #[derive(Debug, Args)]
@@ -126,29 +132,38 @@ impl ControllerArgs {
 /// What made it end, with file, field, value and remedy where there are such.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     if let Command::Install(args) = cli.command {
-        return crate::install::run(&args);
+        for (path, outcome) in crate::install::run(&args)? {
+            println!("{}: {outcome:?}", path.display());
+        }
+        return Ok(());
     }
     rustls::crypto::ring::default_provider().install_default().ok().context("TLS provider set twice")?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
-        let stop = stop_signal()?;
+        let stop = stop_at_signal()?;
         match cli.command {
             Command::Controller(command) => {
                 let provider = command.provider.provider()?;
-                let (client, serving) = command.api.connect(stop.clone()).await?;
-                let running = controller::run(client, provider, command.controller.config(), stop);
-                tokio::try_join!(running, serving)?;
+                let (client, serving) = command.api.connect(&stop).await?;
+                let controller =
+                    controller::run(client, provider, command.controller.config(), stop.cancelled_owned());
+                tokio::try_join!(controller, serving)?;
             }
             Command::Node(command) => {
-                let (client, serving) = command.api.connect(stop.clone()).await?;
-                tokio::try_join!(node::run(client, command.node.config()?, stop), serving)?;
+                let (client, serving) = command.api.connect(&stop).await?;
+                tokio::try_join!(node::run(client, command.node.config(None), stop), serving)?;
             }
             Command::Standalone(command) => {
                 let provider = command.provider.provider()?;
-                let (client, serving) = command.embedded.connect(stop.clone()).await?;
-                let controller =
-                    controller::run(client.clone(), provider, command.controller.config(), stop.clone());
-                let node = node::run_standalone(client, command.node.config()?, stop);
-                tokio::try_join!(controller, node, serving)?;
+                let (client, serving) = command.embedded.connect(&stop).await?;
+                let config = command.node.config(Some(command.pods));
+                register_node(&client, &config.node_name).await?;
+                let controller = controller::run(
+                    client.clone(),
+                    provider,
+                    command.controller.config(),
+                    stop.clone().cancelled_owned(),
+                );
+                tokio::try_join!(controller, node::run(client, config, stop), serving)?;
             }
             Command::Install(_) => {}
         }
@@ -156,14 +171,28 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     })
 }
 
-/// Completes at SIGTERM or SIGINT.
-fn stop_signal() -> anyhow::Result<api::Stop> {
-    use futures::FutureExt;
+/// Makes the machine's Node object, as a kubelet would.
+async fn register_node(client: &kube::Client, name: &str) -> anyhow::Result<()> {
+    let node = Node {
+        metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+        ..Node::default()
+    };
+    match Api::all(client.clone()).create(&PostParams::default(), &node).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("--node-name {name}: cannot make the Node object")),
+    }
+}
+
+/// Is cancelled at SIGTERM or SIGINT.
+fn stop_at_signal() -> anyhow::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
+    let stop = CancellationToken::new();
+    let stopping = stop.clone();
+    tokio::spawn(async move {
         tokio::select! { _ = terminate.recv() => (), _ = interrupt.recv() => () }
-    }
-    .boxed()
-    .shared())
+        stopping.cancel();
+    });
+    Ok(stop)
 }

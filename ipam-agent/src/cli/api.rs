@@ -6,14 +6,12 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use clap::Args;
 use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
+use futures::future::BoxFuture;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use tokio_util::sync::CancellationToken;
 
 use crate::embedded::{Access, EmbeddedApi};
-
-/// Completes when the process shall end.
-pub type Stop = Shared<BoxFuture<'static, ()>>;
 
 /// What runs as long as the API is used.
 pub type Serving = BoxFuture<'static, anyhow::Result<()>>;
@@ -64,44 +62,53 @@ struct ListenArgs {
 
 impl ApiArgs {
     /// Connects, and serves if this process has the API.
-    pub async fn connect(&self, stop: Stop) -> anyhow::Result<(Client, Serving)> {
+    pub async fn connect(&self, stop: &CancellationToken) -> anyhow::Result<(Client, Serving)> {
         if let Some(file) = &self.embedded.file {
             return open(file, &self.embedded.listen, stop).await;
         }
         let config = match &self.kubeconfig {
             Some(file) => {
-                let kubeconfig =
-                    Kubeconfig::read_from(file).with_context(|| format!("--kubeconfig {}", file.display()))?;
+                let kubeconfig = Kubeconfig::read_from(file)
+                    .with_context(|| format!("--kubeconfig {}", file.display()))?;
                 kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?
             }
             None => kube::Config::incluster()
                 .context("no --kubeconfig, no --embedded, and this is no pod with a service account")?,
         };
-        Ok((Client::try_from(config)?, stop.map(Ok).boxed()))
+        Ok((Client::try_from(config)?, stop.clone().cancelled_owned().map(Ok).boxed()))
     }
 }
 
 impl EmbeddedArgs {
     /// Opens the API, and serves it if asked to.
-    pub async fn connect(&self, stop: Stop) -> anyhow::Result<(Client, Serving)> {
+    pub async fn connect(&self, stop: &CancellationToken) -> anyhow::Result<(Client, Serving)> {
         open(&self.api_file, &self.listen, stop).await
     }
 }
 
-async fn open(file: &std::path::Path, listen: &ListenArgs, stop: Stop) -> anyhow::Result<(Client, Serving)> {
+async fn open(
+    file: &std::path::Path,
+    listen: &ListenArgs,
+    stop: &CancellationToken,
+) -> anyhow::Result<(Client, Serving)> {
     if let Some(dir) = file.parent() {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
     let api = EmbeddedApi::open(file)?;
     let client = api.client();
-    let Some(address) = listen.api_listen else { return Ok((client, stop.map(Ok).boxed())) };
+    let Some(address) = listen.api_listen else {
+        return Ok((client, stop.clone().cancelled_owned().map(Ok).boxed()));
+    };
     if !address.ip().is_loopback() && !listen.api_allow_remote {
-        bail!("--api-listen {address}: not a loopback address; add --api-allow-remote on a network you trust");
+        bail!(
+            "--api-listen {address}: not a loopback address; add --api-allow-remote on a network you trust"
+        );
     }
     let listener =
         tokio::net::TcpListener::bind(address).await.with_context(|| format!("--api-listen {address}"))?;
     // Beside the objects, so that kubeconfigs outlive a restart as they do.
     let access = Access::open(&file.with_extension("access"), &[address.ip().to_string()])?;
     access.write_kubeconfig(&listen.api_kubeconfig, &listener.local_addr()?.to_string())?;
-    Ok((client, async move { api.serve(listener, &access, stop).await }.boxed()))
+    let stopped = stop.clone().cancelled_owned();
+    Ok((client, async move { api.serve(listener, &access, stopped).await }.boxed()))
 }

@@ -58,7 +58,9 @@ impl ProviderArgs {
             Provider::Fixed => Ok(Arc::new(Fixed::load(&self.eni_file)?)),
             Provider::Tencent => {
                 let secret = |name: &str| {
-                    std::env::var(name).with_context(|| format!("{name} is not set; the key pair comes from the environment"))
+                    std::env::var(name).with_context(|| {
+                        format!("{name} is not set; the key pair comes from the environment")
+                    })
                 };
                 Ok(Arc::new(Tencent::new(TencentConfig {
                     endpoint: self.tencent_endpoint.clone(),

@@ -116,18 +116,15 @@ impl Node {
                 .details("the node agent needs to list VpcIPs; its log has the error"));
         }
         let enis = self.enis.borrow().clone();
-        if enis.iter().any(|eni| eni.waits_for.is_none()) {
+        // A node without ENIs gets its first one with its first pod, so "none yet" must not keep pods away.
+        if enis.is_empty() || enis.iter().any(|eni| eni.waits_for.is_none()) {
             return Ok(());
         }
         let waits: Vec<_> = enis
             .iter()
             .filter_map(|eni| Some(format!("{} waits for {}", eni.id, eni.waits_for.as_ref()?)))
             .collect();
-        let details = if waits.is_empty() {
-            format!("NodeENIConfig {} lists no attached ENI yet", self.config.node_name)
-        } else {
-            waits.join("; ")
-        };
+        let details = waits.join("; ");
         Err(CniError::new(code::NOT_AVAILABLE, "no ENI of this node can carry pods yet").details(details))
     }
 }
