@@ -1,8 +1,8 @@
 //! The node agent with the real plugin, dataplane and API, on a node that is a network namespace. Needs root.
 
-#![allow(missing_docs, reason = "tests document themselves by their names")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "agent_world/mod.rs"]
+#[path = "agent_world/world.rs"]
 mod agent_world;
 
 use std::{

@@ -1,5 +1,7 @@
 //! A node in a network namespace, with one ENI into another that plays the VPC, an embedded API, and the real plugin.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use std::{
     ffi::OsString,
     fs::{self, File},
@@ -154,16 +156,18 @@ impl World {
         Self { node, fabric, api, directory, bpffs }
     }
 
+    /// Closes the API's file, for another process to open.
+    pub fn close_api(&self) {
+        self.with_api(async |_| self.api.close().await);
+    }
+
+    /// Opens the API's file again.
+    pub fn reopen_api(&mut self) {
+        self.api = EmbeddedApi::open(&self.directory.path().join("api.redb")).unwrap();
+    }
+
     pub fn config(&self) -> NodeConfig {
-        NodeConfig {
-            node_name: "n1".into(),
-            socket: self.socket(),
-            journal: self.directory.path().join("node.redb"),
-            bpffs_dir: self.bpffs.clone(),
-            stack_cidrs: vec![],
-            create_pods: None,
-            gc_period: Duration::from_millis(400),
-        }
+        config(self.directory.path(), &self.bpffs)
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -344,8 +348,21 @@ impl Drop for World {
     }
 }
 
+/// Configuration of an agent with its files in `directory`.
+pub fn config(directory: &Path, bpffs: &Path) -> NodeConfig {
+    NodeConfig {
+        node_name: "n1".into(),
+        socket: directory.join("run/cni.sock"),
+        journal: directory.join("node.redb"),
+        bpffs_dir: bpffs.to_owned(),
+        stack_cidrs: vec![],
+        create_pods: None,
+        gc_period: Duration::from_millis(400),
+    }
+}
+
 /// Whether an agent answers a call, be it with an error.
-fn answers(socket: &Path) -> bool {
+pub fn answers(socket: &Path) -> bool {
     let Ok(mut client) = AgentClient::connect(socket, Duration::from_secs(5), code::IO) else { return false };
     client.send(&Request::Status { protocol: PROTOCOL_VERSION }, None).is_ok()
         && client.expect_done().map_or_else(|error| error.code == code::NOT_AVAILABLE, |()| true)
