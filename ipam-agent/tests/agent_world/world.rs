@@ -233,6 +233,11 @@ impl World {
     /// Binds an address to pod `default/<pod>` with UID `<pod>-uid`, as the controller would, and has the VPC
     /// deliver it to the ENI.
     pub fn bind(&self, ip: &str, pod: &str, epoch: i64) {
+        self.bind_uid(ip, pod, &format!("{pod}-uid"), epoch);
+    }
+
+    /// The same for a pod of another UID.
+    pub fn bind_uid(&self, ip: &str, pod: &str, uid: &str, epoch: i64) {
         self.fabric.ip(&format!("neigh replace {ip} lladdr {ENI_MAC} dev gw0 nud permanent"));
         self.with_api(async |client| {
             let api: Api<VpcIP> = Api::all(client);
@@ -248,7 +253,7 @@ impl World {
                 phase: IpPhase::Bound,
                 node_name: Some("n1".into()),
                 eni_id: Some("eni-a".into()),
-                pod_uid: Some(format!("{pod}-uid")),
+                pod_uid: Some(uid.to_owned()),
                 epoch,
                 ..Default::default()
             };
@@ -282,9 +287,21 @@ impl World {
         netns: Option<&Netns>,
         extra: Value,
     ) -> Result<Value, CniError> {
-        let netns = netns.map(Netns::path);
         let args =
             format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod};K8S_POD_UID={pod}-uid");
+        self.cni_with(command, container, &args, netns, extra)
+    }
+
+    /// Runs the plugin with these `CNI_ARGS`.
+    pub fn cni_with(
+        &self,
+        command: &str,
+        container: &str,
+        args: &str,
+        netns: Option<&Netns>,
+        extra: Value,
+    ) -> Result<Value, CniError> {
+        let netns = netns.map(Netns::path);
         let mut conf =
             json!({ "cniVersion": "1.1.0", "name": "net", "type": "ipam-cni", "socket": self.socket() });
         conf.as_object_mut().unwrap().extend(extra.as_object().cloned().unwrap_or_default());
@@ -295,7 +312,7 @@ impl World {
                 "CNI_IFNAME" => Some("eth0".into()),
                 "CNI_PATH" => Some("/opt/cni/bin".into()),
                 "CNI_NETNS" => netns.clone().map(Into::into),
-                "CNI_ARGS" => Some(args.clone().into()),
+                "CNI_ARGS" => Some(args.into()),
                 _ => None,
             }
         };
