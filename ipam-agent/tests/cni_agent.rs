@@ -1,8 +1,8 @@
 //! The node agent with the real plugin, dataplane and API, on a node that is a network namespace. Needs root.
 
-#![allow(missing_docs, reason = "tests document themselves by their names")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "agent_world/mod.rs"]
+#[path = "agent_world/world.rs"]
 mod agent_world;
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
 };
 
 use agent_world::{GATEWAY, Netns, World, mode, pings, wait_for};
-use ipam_agent::api::IpPhase;
+use ipam_agent::{api::IpPhase, node::PodRules};
 use ipam_cni::{
     agent_client::Agent as AgentClient,
     error::code,
@@ -259,4 +259,55 @@ fn a_second_agent_is_refused_and_the_first_goes_on() {
     let error = refused.unwrap_err().to_string();
     assert!(error.contains("another agent answers there; stop that agent"), "{error}");
     world.cni("STATUS", "x", "x", None, Value::Null).unwrap();
+}
+
+/// Name, UID and annotations of the only Pod, once it is there.
+fn only_pod(world: &World) -> Option<(String, String, std::collections::BTreeMap<String, String>)> {
+    let pods = world.with_api(async |client| {
+        let api: kube::Api<k8s_openapi::api::core::v1::Pod> = kube::Api::namespaced(client, "default");
+        api.list(&Default::default()).await.unwrap().items
+    });
+    assert!(pods.len() < 2, "{pods:?}");
+    let meta = pods.into_iter().next()?.metadata;
+    Some((meta.name.unwrap(), meta.uid.unwrap(), meta.annotations.unwrap_or_default()))
+}
+
+#[test]
+fn a_container_of_no_cluster_is_a_pod_too() {
+    let world = World::new();
+    world.attach_eni();
+    let mut config = world.config();
+    config.create_pods = Some(PodRules { static_names: vec!["web-*".into()], expired_duration: None });
+    let agent = world.start_with(config.clone());
+    let args = "IgnoreUnknown=1;K8S_POD_NAME=web-0";
+    let netns = Netns::new();
+    let add = |container: &str| world.cni_with("ADD", container, args, Some(&netns), Value::Null);
+    std::thread::scope(|scope| {
+        let adding = scope.spawn(|| add("c1"));
+        wait_for("the Pod object", || only_pod(&world).is_some());
+        let (name, uid, annotations) = only_pod(&world).unwrap();
+        assert_eq!(
+            (name.as_str(), annotations["eni-ipam.dev/vpc-ip-claim-delete-policy"].as_str()),
+            ("web-0", "Never")
+        );
+        world.bind_uid(IP, "web-0", &uid, 1);
+        adding.join().unwrap().unwrap();
+    });
+    assert!(pings(&netns, GATEWAY));
+    let twin = world.cni_with("ADD", "c2", args, Some(&Netns::new()), Value::Null).unwrap_err();
+    assert!(twin.to_string().contains("container c1 of the name web-0 is attached"), "{twin}");
+    world.cni_with("DEL", "c1", args, None, Value::Null).unwrap();
+    wait_for("the Pod object to go", || only_pod(&world).is_none());
+
+    // Killed while the next one waits for its address: its Pod is swept away at the start.
+    std::thread::scope(|scope| {
+        let adding = scope.spawn(|| add("c3"));
+        wait_for("the Pod object", || only_pod(&world).is_some());
+        agent.kill();
+        adding.join().unwrap().unwrap_err();
+    });
+    assert!(only_pod(&world).is_some());
+    let _agent = world.start_with(config);
+    assert!(only_pod(&world).is_none());
+    world.assert_bare();
 }
