@@ -12,12 +12,13 @@ use std::{
 };
 
 use agent_world::{GATEWAY, Netns, World, mode, pings, wait_for};
-use ipam_agent::{api::IpPhase, node::PodRules};
+use ipam_agent::{api::IpPhase, dataplane::Dataplane, node::PodRules};
 use ipam_cni::{
     agent_client::Agent as AgentClient,
     error::code,
     protocol::{AttachmentKey, PROTOCOL_VERSION, PodIdentity, Request},
 };
+use ipam_common::PodRoute;
 use serde_json::{Value, json};
 
 const IP: &str = "10.0.0.5";
@@ -172,13 +173,21 @@ fn a_restart_loses_no_packet_and_drift_is_repaired() {
     agent.kill();
 
     // What is of no attachment goes at the start; what is somebody else's stays.
+    let stray = std::net::Ipv4Addr::new(10, 0, 0, 99);
+    world.node.run(|| {
+        let mut dataplane = Dataplane::open(&world.bpffs).unwrap();
+        let mac = ipam_common::Mac::ZERO;
+        let route = PodRoute { ifindex: 9999, epoch: 1, eni: 1, flags: 0, mac, reserved: [0; 2] };
+        dataplane.set_route(stray, &route).unwrap();
+    });
+    assert_eq!(world.dataplane().0.len(), 2);
     world.node.ip("link add ipam00000000000 type veth peer name other");
     world.node.ip("link set ipam00000000000 up");
     world.node.ip("route add 10.0.0.99/32 dev ipam00000000000 proto 69");
     world.node.ip("link add ipamforeign type veth peer name foreign");
     world.node.ip("link set ipamforeign up");
     world.node.ip("route add 10.0.0.98/32 dev ipamforeign");
-    let _agent = world.start();
+    let agent = world.start();
     assert!(pings(&pod, GATEWAY));
     let (mut links, routes) = world.wiring();
     links.sort();
@@ -186,6 +195,8 @@ fn a_restart_loses_no_packet_and_drift_is_repaired() {
     assert!(links.contains(&link) && links.contains(&"ipamforeign".to_owned()));
     assert_eq!(routes, [format!("{IP} dev {link} scope link")]);
     assert!(world.node.ip("route").contains("10.0.0.98 dev ipamforeign"));
+    agent.stop().unwrap();
+    assert_eq!(world.dataplane().0, [std::net::Ipv4Addr::new(10, 0, 0, 5)]);
 }
 
 #[test]
