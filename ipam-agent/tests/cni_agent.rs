@@ -27,7 +27,7 @@ fn ready() -> (World, agent_world::Agent) {
     let world = World::new();
     world.attach_eni();
     let agent = world.start();
-    wait_for("the node to be ready", || world.cni("STATUS", "x", "x", None, Value::Null).is_ok());
+    wait_for("the node to be ready", || world.is_ready());
     (world, agent)
 }
 
@@ -269,7 +269,7 @@ fn a_second_agent_is_refused_and_the_first_goes_on() {
     let refused = world.start_with(config).stop();
     let error = refused.unwrap_err().to_string();
     assert!(error.contains("another agent answers there; stop that agent"), "{error}");
-    world.cni("STATUS", "x", "x", None, Value::Null).unwrap();
+    wait_for("the first agent to serve", || world.cni("STATUS", "x", "x", None, Value::Null).is_ok());
 }
 
 /// Name, UID and annotations of the only Pod, once it is there.

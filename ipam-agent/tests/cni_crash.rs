@@ -21,7 +21,6 @@ use ipam_agent::{
     embedded::EmbeddedApi,
     node::{self, CRASH_POINTS},
 };
-use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 const IP: &str = "10.0.0.5";
@@ -55,7 +54,7 @@ fn start_process(world: &World, point: &str) -> Child {
             .unwrap()
     });
     wait_for("the agent's process", || answers(&world.socket()));
-    wait_for("the node to be ready", || world.cni("STATUS", "x", "x", None, Value::Null).is_ok());
+    wait_for("the node to be ready", || world.is_ready());
     child
 }
 

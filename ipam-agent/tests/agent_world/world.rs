@@ -349,6 +349,14 @@ impl World {
     }
 
     /// Nothing of any pod is left on the node.
+    /// Whether the node's ENI is up and ADD can be served. Before the ENI is known STATUS is fine as well: it would
+    /// come with the first pod.
+    pub fn is_ready(&self) -> bool {
+        // Its primary address is what the agent gives an ENI that it brings up.
+        self.node.ip("-o -4 addr").contains(" 10.0.0.2/32 ")
+            && self.cni("STATUS", "x", "x", None, Value::Null).is_ok()
+    }
+
     pub fn assert_bare(&self) {
         wait_for("links and routes to go", || self.wiring() == (vec![], vec![]));
     }
