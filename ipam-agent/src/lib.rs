@@ -7,6 +7,7 @@
 pub mod api;
 pub mod cloud;
 pub mod controller;
+pub mod crds;
 pub mod dataplane;
 pub mod embedded;
 pub mod install;
