@@ -24,7 +24,8 @@ pub fn yaml() -> String {
 }
 
 fn document(crd: &CustomResourceDefinition) -> String {
-    serde_saphyr::to_string(crd).expect("a definition has only string keys and writing to memory does not fail")
+    serde_saphyr::to_string(crd)
+        .expect("a definition has only string keys and writing to memory does not fail")
 }
 
 #[cfg(test)]

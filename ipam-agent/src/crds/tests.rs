@@ -60,8 +60,11 @@ impl Schema {
         let structure = jsonschema::validator_for(&self.0).unwrap();
         let rules = kube_cel::Validator::new().validate(&self.0, object, old);
         let rules = rules.err().map(kube_cel::ValidationErrors::into_vec).unwrap_or_default();
-        let structure = structure.iter_errors(object).map(|error| format!("{}: {error}", error.instance_path()));
-        structure.chain(rules.into_iter().map(|rule| format!("{}: {}", rule.field_path, rule.message))).collect()
+        let structure =
+            structure.iter_errors(object).map(|error| format!("{}: {error}", error.instance_path()));
+        structure
+            .chain(rules.into_iter().map(|rule| format!("{}: {}", rule.field_path, rule.message)))
+            .collect()
     }
 
     fn accepts(&self, object: &Value) {
@@ -106,9 +109,8 @@ fn vpc_ip() -> Value {
 fn a_vpc_ip_is_named_by_its_address() {
     let schema = Schema::of("VpcIP");
     schema.accepts(&vpc_ip());
-    let of = |name: &str, ip: &str| {
-        with(with(vpc_ip(), "/metadata/name", json!(name)), "/spec/ip", json!(ip))
-    };
+    let of =
+        |name: &str, ip: &str| with(with(vpc_ip(), "/metadata/name", json!(name)), "/spec/ip", json!(ip));
     for ip in ["10.0.1.7", "fd00::1", "2001:db8:1:2:3:4:5:6"] {
         schema.accepts(&of(&VpcIP::name_of(ip.parse().unwrap()), ip));
     }
@@ -193,9 +195,11 @@ fn a_claim_says_what_is_wrong_with_it() {
 fn every_wish_of_a_pod_makes_a_valid_claim() {
     use crate::api::{VpcIPClaimSpec, annotations};
     let schema = Schema::of("VpcIPClaim");
-    for expiry in ["1month", "7d", "1h 30min", "300001ms", "999999999999years", "Never", "rubbish", "1s", ""] {
+    for expiry in ["1month", "7d", "1h 30min", "300001ms", "999999999999years", "Never", "rubbish", "1s", ""]
+    {
         for ip in ["10.0.1.7", "FD00::1", " 10.0.1.7 ", "::ffff:10.0.1.7", "rubbish"] {
-            let annotation = |name: &str, value: &str| (format!("{}{name}", annotations::PREFIX), value.to_owned());
+            let annotation =
+                |name: &str, value: &str| (format!("{}{name}", annotations::PREFIX), value.to_owned());
             let (wish, _) = annotations::AddressWish::parse(&BTreeMap::from([
                 annotation(annotations::EXPIRED_DURATION, expiry),
                 annotation(annotations::NOMINATED_IP, ip),
@@ -249,7 +253,10 @@ fn definitions_are_as_kube_apiserver_wants_them() {
             let future = column.json_path.ends_with("expireAt");
             assert!(!future || column.type_ == "string", "{name}: a date to come is shown as <invalid>");
         }
-        assert!(version.selectable_fields.as_ref().map_or(0, Vec::len) <= 8, "{name}: more than 8 are refused");
+        assert!(
+            version.selectable_fields.as_ref().map_or(0, Vec::len) <= 8,
+            "{name}: more than 8 are refused"
+        );
         assert_eq!(crd.spec.names.categories, Some(vec!["eni-ipam".to_owned()]), "{name}");
         let schema = Schema::of(&crd.spec.names.kind).0;
         let compiled = kube_cel::compile_schema(&schema);
