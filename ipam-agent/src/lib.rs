@@ -5,6 +5,7 @@
 //! of what it stores.
 
 pub mod api;
+pub mod cli;
 pub mod cloud;
 pub mod controller;
 pub mod crds;

@@ -12,7 +12,7 @@ use ipam_lab::lab::node::LabNode;
 use ipam_lab::lab::process::{LabProcess, binary};
 use ipam_lab::world::{World, WorldEni};
 
-const ENI: &str = "eni-bare";
+const ENI: &str = "eni-second";
 const MAC: &str = "02:00:0a:00:01:14";
 
 /// A machine with one more ENI, `ipam-agent standalone`, and podman with folders of its own.
