@@ -1,0 +1,8 @@
+//! What `deploy/` says, compared with what the binaries do. Each overlay is rendered by kubectl, as an operator does it.
+
+mod consistency;
+mod flags;
+mod manifests;
+mod node_policy;
+mod permissions;
+mod privileges;
