@@ -49,7 +49,7 @@ fn every_argument_is_one_that_the_program_takes() {
     for manifests in overlays() {
         for (_, container) in manifests.containers() {
             assert_eq!(container["command"], serde_json::json!(["/ipam-agent"]));
-            let arguments = arguments(&manifests, container);
+            let arguments = arguments(manifests, container);
             let command = std::iter::once("ipam-agent").chain(arguments.iter().map(String::as_str));
             if let Err(error) = Cli::command().try_get_matches_from(command) {
                 panic!("{}: {error}", manifests.overlay);
@@ -100,9 +100,9 @@ fn the_plugin_is_told_the_socket_of_the_agent() {
 #[test]
 fn the_example_of_a_bare_metal_file_is_one_that_the_provider_reads() {
     Fixed::load(&deploy().join("overlays/bare-metal/enis.toml")).unwrap();
-    let manifests = overlays().into_iter().find(|it| it.overlay == "bare-metal").unwrap();
+    let manifests = overlays().iter().find(|it| it.overlay == "bare-metal").unwrap();
     let (pod, container) = manifests.running("controller");
-    let arguments = arguments(&manifests, container);
+    let arguments = arguments(manifests, container);
     let file = arguments.iter().find_map(|argument| argument.strip_prefix("--eni-file=")).unwrap();
     let mount = items(&container["volumeMounts"])
         .find(|mount| Path::new(file).parent() == mount["mountPath"].as_str().map(Path::new))

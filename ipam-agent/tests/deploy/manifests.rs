@@ -1,6 +1,6 @@
 //! Rendering, and finding things in what was rendered.
 
-use std::{fs, io::ErrorKind, path::PathBuf, process::Command};
+use std::{fs, io::ErrorKind, path::PathBuf, process::Command, sync::LazyLock};
 
 use serde_json::Value;
 
@@ -15,15 +15,14 @@ pub fn deploy() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy")
 }
 
-/// Every overlay.
-pub fn overlays() -> Vec<Manifests> {
-    let overlays: Vec<_> = fs::read_dir(deploy().join("overlays"))
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .map(render)
-        .collect();
-    assert!(!overlays.is_empty());
-    overlays
+/// Every overlay, rendered once.
+pub fn overlays() -> &'static [Manifests] {
+    static OVERLAYS: LazyLock<Vec<Manifests>> = LazyLock::new(|| {
+        let folders = fs::read_dir(deploy().join("overlays")).unwrap();
+        folders.map(|entry| render(entry.unwrap().file_name().into_string().unwrap())).collect()
+    });
+    assert!(!OVERLAYS.is_empty());
+    &OVERLAYS
 }
 
 fn render(overlay: String) -> Manifests {

@@ -80,7 +80,7 @@ fn refusals(manifests: &Manifests, write: &Write) -> Vec<String> {
 
 fn refused(write: &Write, sentence: &str) {
     for manifests in overlays() {
-        let refusals = refusals(&manifests, write);
+        let refusals = refusals(manifests, write);
         assert!(
             refusals.iter().any(|refusal| refusal.contains(sentence)),
             "{sentence:?} not in {refusals:?}"
@@ -90,7 +90,7 @@ fn refused(write: &Write, sentence: &str) {
 
 fn allowed(write: &Write) {
     for manifests in overlays() {
-        assert_eq!(refusals(&manifests, write), [""; 0]);
+        assert_eq!(refusals(manifests, write), [""; 0]);
     }
 }
 

@@ -45,7 +45,7 @@ fn each_role_is_what_its_program_asks_for() {
                     verbs.split(' ').map(|verb| (group.to_string(), resource.to_string(), verb.to_owned()))
                 })
                 .collect();
-            assert_eq!(granted(&manifests, role), wanted, "{}: {role}", manifests.overlay);
+            assert_eq!(granted(manifests, role), wanted, "{}: {role}", manifests.overlay);
         }
         assert_eq!(manifests.of_kind("ClusterRole").count(), 2, "a role that this test does not know");
         assert_eq!(manifests.of_kind("Role").count(), 0, "a role that this test does not know");
