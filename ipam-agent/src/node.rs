@@ -1,8 +1,8 @@
 //! The node agent: brings ENIs up, answers the CNI plugin, wires pods, and keeps everything on the node as it should
 //! be.
 //!
-//! An attachment lives in the [`journal`] and passes `Intent → Committed → Detaching → gone`. The journal is on disk
-//! before the kernel changes and before any answer, so that whatever a crash leaves is known to the next start:
+//! An attachment lives in the [`journal`] and passes `Intent → Committed → Detaching → gone`. `Committed` and `Detaching`
+//! are on the disk before the runtime is answered, so whatever a crash leaves, the next start knows what to do:
 //!
 //! | found | done |
 //! |---|---|

@@ -1,8 +1,8 @@
 //! The node agent with the real plugin, dataplane and API, on a node that is a network namespace. Needs root.
 
-#![allow(missing_docs, reason = "tests document themselves by their names")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "agent_world/mod.rs"]
+#[path = "agent_world/world.rs"]
 mod agent_world;
 
 use std::{
@@ -12,12 +12,13 @@ use std::{
 };
 
 use agent_world::{GATEWAY, Netns, World, mode, pings, wait_for};
-use ipam_agent::api::IpPhase;
+use ipam_agent::{api::IpPhase, dataplane::Dataplane, node::PodRules};
 use ipam_cni::{
     agent_client::Agent as AgentClient,
     error::code,
     protocol::{AttachmentKey, PROTOCOL_VERSION, PodIdentity, Request},
 };
+use ipam_common::PodRoute;
 use serde_json::{Value, json};
 
 const IP: &str = "10.0.0.5";
@@ -26,7 +27,7 @@ fn ready() -> (World, agent_world::Agent) {
     let world = World::new();
     world.attach_eni();
     let agent = world.start();
-    wait_for("the node to be ready", || world.cni("STATUS", "x", "x", None, Value::Null).is_ok());
+    wait_for("the node to be ready", || world.is_ready());
     (world, agent)
 }
 
@@ -81,8 +82,8 @@ fn a_pod_lives_and_its_detach_is_acknowledged() {
 fn an_add_waits_for_its_address_and_a_pod_that_never_came_is_acknowledged() {
     let world = World::new();
     let _agent = world.start();
-    let status = world.cni("STATUS", "x", "x", None, Value::Null).unwrap_err();
-    assert_eq!(status.code, code::NOT_AVAILABLE, "{status}");
+    // A node without ENIs can serve: its first ENI comes with its first pod.
+    wait_for("the node to be ready", || world.cni("STATUS", "x", "x", None, Value::Null).is_ok());
     let pod = Netns::new();
     std::thread::scope(|scope| {
         let add = scope.spawn(|| (world.add("c1", "web-0", &pod), Instant::now()));
@@ -172,13 +173,21 @@ fn a_restart_loses_no_packet_and_drift_is_repaired() {
     agent.kill();
 
     // What is of no attachment goes at the start; what is somebody else's stays.
+    let stray = std::net::Ipv4Addr::new(10, 0, 0, 99);
+    world.node.run(|| {
+        let mut dataplane = Dataplane::open(&world.bpffs).unwrap();
+        let mac = ipam_common::Mac::ZERO;
+        let route = PodRoute { ifindex: 9999, epoch: 1, eni: 1, flags: 0, mac, reserved: [0; 2] };
+        dataplane.set_route(stray, &route).unwrap();
+    });
+    assert_eq!(world.dataplane().0.len(), 2);
     world.node.ip("link add ipam00000000000 type veth peer name other");
     world.node.ip("link set ipam00000000000 up");
     world.node.ip("route add 10.0.0.99/32 dev ipam00000000000 proto 69");
     world.node.ip("link add ipamforeign type veth peer name foreign");
     world.node.ip("link set ipamforeign up");
     world.node.ip("route add 10.0.0.98/32 dev ipamforeign");
-    let _agent = world.start();
+    let agent = world.start();
     assert!(pings(&pod, GATEWAY));
     let (mut links, routes) = world.wiring();
     links.sort();
@@ -186,6 +195,8 @@ fn a_restart_loses_no_packet_and_drift_is_repaired() {
     assert!(links.contains(&link) && links.contains(&"ipamforeign".to_owned()));
     assert_eq!(routes, [format!("{IP} dev {link} scope link")]);
     assert!(world.node.ip("route").contains("10.0.0.98 dev ipamforeign"));
+    agent.stop().unwrap();
+    assert_eq!(world.dataplane().0, [std::net::Ipv4Addr::new(10, 0, 0, 5)]);
 }
 
 #[test]
@@ -258,5 +269,56 @@ fn a_second_agent_is_refused_and_the_first_goes_on() {
     let refused = world.start_with(config).stop();
     let error = refused.unwrap_err().to_string();
     assert!(error.contains("another agent answers there; stop that agent"), "{error}");
-    world.cni("STATUS", "x", "x", None, Value::Null).unwrap();
+    wait_for("the first agent to serve", || world.cni("STATUS", "x", "x", None, Value::Null).is_ok());
+}
+
+/// Name, UID and annotations of the only Pod, once it is there.
+fn only_pod(world: &World) -> Option<(String, String, std::collections::BTreeMap<String, String>)> {
+    let pods = world.with_api(async |client| {
+        let api: kube::Api<k8s_openapi::api::core::v1::Pod> = kube::Api::namespaced(client, "default");
+        api.list(&Default::default()).await.unwrap().items
+    });
+    assert!(pods.len() < 2, "{pods:?}");
+    let meta = pods.into_iter().next()?.metadata;
+    Some((meta.name.unwrap(), meta.uid.unwrap(), meta.annotations.unwrap_or_default()))
+}
+
+#[test]
+fn a_container_of_no_cluster_is_a_pod_too() {
+    let world = World::new();
+    world.attach_eni();
+    let mut config = world.config();
+    config.create_pods = Some(PodRules { static_names: vec!["web-*".into()], expired_duration: None });
+    let agent = world.start_with(config.clone());
+    let args = "IgnoreUnknown=1;K8S_POD_NAME=web-0";
+    let netns = Netns::new();
+    let add = |container: &str| world.cni_with("ADD", container, args, Some(&netns), Value::Null);
+    std::thread::scope(|scope| {
+        let adding = scope.spawn(|| add("c1"));
+        wait_for("the Pod object", || only_pod(&world).is_some());
+        let (name, uid, annotations) = only_pod(&world).unwrap();
+        assert_eq!(
+            (name.as_str(), annotations["eni-ipam.dev/vpc-ip-claim-delete-policy"].as_str()),
+            ("web-0", "Never")
+        );
+        world.bind_uid(IP, "web-0", &uid, 1);
+        adding.join().unwrap().unwrap();
+    });
+    assert!(pings(&netns, GATEWAY));
+    let twin = world.cni_with("ADD", "c2", args, Some(&Netns::new()), Value::Null).unwrap_err();
+    assert!(twin.to_string().contains("container c1 of the name web-0 is attached"), "{twin}");
+    world.cni_with("DEL", "c1", args, None, Value::Null).unwrap();
+    wait_for("the Pod object to go", || only_pod(&world).is_none());
+
+    // Killed while the next one waits for its address: its Pod is swept away at the start.
+    std::thread::scope(|scope| {
+        let adding = scope.spawn(|| add("c3"));
+        wait_for("the Pod object", || only_pod(&world).is_some());
+        agent.kill();
+        adding.join().unwrap().unwrap_err();
+    });
+    assert!(only_pod(&world).is_some());
+    let _agent = world.start_with(config);
+    assert!(only_pod(&world).is_none());
+    world.assert_bare();
 }

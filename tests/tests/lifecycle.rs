@@ -1,5 +1,7 @@
 //! Many pods at once, in every order, and wishes that cannot be granted.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
+
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;

@@ -1,6 +1,8 @@
 //! A real container runtime on a machine with no cluster: `podman run --name web-0` twice gets the same address,
 //! and its packets go by eBPF.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
+
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

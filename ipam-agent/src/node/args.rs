@@ -35,8 +35,9 @@ pub struct NodeArgs {
     /// Socket for the CNI plugin; only root may use it.
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
-    /// File that remembers every attachment of this node. Keep it across restarts of the agent.
-    #[arg(long, value_name = "PATH", default_value = "/var/lib/eni-ipam/node.redb")]
+    /// File that remembers every attachment of this node. Keep it across restarts of the agent; a reboot, which ends
+    /// every attachment, may take it: so it lies on the tmpfs of /run, where writes are quick.
+    #[arg(long, value_name = "PATH", default_value = "/run/eni-ipam/node.redb")]
     pub journal: PathBuf,
     /// Directory of the pinned eBPF maps and links; on a bpffs.
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/ipam")]

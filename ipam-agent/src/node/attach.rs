@@ -1,7 +1,8 @@
 //! ADD: from a bound address to a wired pod.
 //!
 //! Each step is undone by [`Node::take_away`] when a later one fails, when the plugin goes away, or, after a crash, by
-//! the next start: the journal knows of the attachment before the first device exists.
+//! the next start. The journal knows of the attachment before the first device exists, and has it on the disk before
+//! the runtime hears of success.
 
 use std::{
     os::fd::{AsFd as _, OwnedFd},

@@ -109,15 +109,12 @@ impl Bindings {
         if !self.synced() {
             return Err("the API has not answered this agent yet".to_owned());
         }
-        let of_pod = self.store.find(|vpc_ip| {
+        let of_pod = self.store.state_filter(|vpc_ip: &VpcIP| {
             let claim = vpc_ip.spec.claim_ref.as_ref();
             vpc_ip.spec.type_ == VpcIPType::Pod
                 && claim.is_some_and(|claim| claim.namespace == pod.namespace && claim.name == pod.name)
         });
-        let Some(vpc_ip) = of_pod else {
-            return Err(format!("no address is bound to it on node {}", self.node_name));
-        };
-        binding(&vpc_ip, pod, &self.node_name)
+        best(&of_pod, pod, &self.node_name)
     }
 
     /// Why a pod has no address, in the words of its claim.
@@ -134,6 +131,21 @@ impl Bindings {
             claim.status?.conditions.into_iter().find(|condition| condition.type_ == condition::READY)?;
         Some(format!("{}: {}", ready.reason, ready.message))
     }
+}
+
+/// The one of a claim's addresses that can be used: a former one may still be on its way out.
+fn best(of_pod: &[Arc<VpcIP>], pod: &PodName, node_name: &str) -> Result<Binding, String> {
+    let mut reasons = Vec::new();
+    for vpc_ip in of_pod {
+        match binding(vpc_ip, pod, node_name) {
+            Ok(binding) => return Ok(binding),
+            Err(reason) => reasons.push(reason),
+        }
+    }
+    if reasons.is_empty() {
+        return Err(format!("no address is bound to it on node {node_name}"));
+    }
+    Err(reasons.join("; "))
 }
 
 fn binding(vpc_ip: &VpcIP, pod: &PodName, node_name: &str) -> Result<Binding, String> {
@@ -196,6 +208,15 @@ mod tests {
 
     fn pod(uid: Option<&str>) -> PodName {
         PodName { namespace: "default".into(), name: "web-0".into(), uid: uid.map(str::to_owned) }
+    }
+
+    #[test]
+    fn a_former_address_of_the_claim_is_passed_over() {
+        let (former, bound) = (Arc::new(vpc_ip(IpPhase::Cooldown)), Arc::new(vpc_ip(IpPhase::Bound)));
+        assert_eq!(best(&[former.clone(), bound], &pod(None), "n1").unwrap().epoch, 3);
+        let reason = best(&[former], &pod(None), "n1").unwrap_err();
+        assert_eq!(reason, "VpcIP 10.0.0.5 is Cooldown: words of the cloud");
+        assert_eq!(best(&[], &pod(None), "n1").unwrap_err(), "no address is bound to it on node n1");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The journal: every attachment of this node, on disk before any answer depends on it.
+//! The journal: every attachment of this node, on disk before the runtime hears of it.
 //!
 //! One thread writes. It takes all changes that wait, writes them in one transaction with one fsync, and only then
 //! shows them to readers and acknowledges each: many ADDs at once share an fsync, and no reader ever sees what a crash
@@ -75,7 +75,8 @@ impl Journal {
         Ok(Self { queue, book })
     }
 
-    /// Makes a change; it is on the disk when this returns. A caller that stops waiting does not undo it.
+    /// Makes a change; it is on the disk when this returns, unless it is a [`Change::Begin`], which gets there with the
+    /// next change: an ADD costs one fsync. A caller that stops waiting does not undo it.
     ///
     /// # Errors
     /// When the change does not fit or cannot be written; nothing is changed then.
@@ -85,7 +86,7 @@ impl Journal {
         result.await.map_err(|_| JournalError::Closed)?
     }
 
-    /// What is on the disk now.
+    /// What the journal holds now.
     #[must_use]
     pub fn book(&self) -> Arc<Book> {
         self.book.borrow().clone()
@@ -105,26 +106,36 @@ impl Journal {
 }
 
 fn serve(file: &JournalFile, mut changes: mpsc::Receiver<Waiting>, publish: &watch::Sender<Arc<Book>>) {
+    let mut on_disk = publish.borrow().clone();
     while let Some(first) = changes.blocking_recv() {
         let mut batch = vec![first];
         while let Ok(next) = changes.try_recv() {
             batch.push(next);
         }
-        let old = publish.borrow().clone();
-        let mut new = Book::clone(&old);
-        let (mut written, mut refused) = (Vec::new(), Vec::new());
+        let mut book = Book::clone(&publish.borrow());
+        let (mut applied, mut refused) = (Vec::new(), Vec::new());
+        let mut durable = false;
         for (change, done) in batch {
-            match new.apply(change) {
-                Ok(()) => written.push(done),
+            let needs_disk = change.is_durable();
+            match book.apply(change) {
+                Ok(()) => {
+                    durable |= needs_disk;
+                    applied.push(done);
+                }
                 Err(error) => refused.push((done, error)),
             }
         }
-        let result = if written.is_empty() { Ok(()) } else { file.write(&old, &new) };
-        if result.is_ok() && !written.is_empty() {
-            publish.send_replace(Arc::new(new));
+        let book = Arc::new(book);
+        let result = if durable && *on_disk != *book {
+            file.write(&on_disk, &book).map(|()| on_disk = Arc::clone(&book))
+        } else {
+            Ok(())
+        };
+        if result.is_ok() && !applied.is_empty() {
+            publish.send_replace(book);
         }
         // A caller that no longer waits has nothing to be told.
-        for done in written {
+        for done in applied {
             let _ = done.send(result.clone());
         }
         for (done, error) in refused {

@@ -169,7 +169,9 @@ async fn restore(node: &Node, record: &Record, link: &Link, seen: &Seen) -> Resu
 async fn remove_strays(node: &Node, seen: &Seen) -> Result<(), Failure> {
     let book = node.journal.book();
     let known = |ifindex: u32| book.attachments.values().any(|record| record.host_ifindex == Some(ifindex));
-    for (ip, route) in node.dataplane().routes()? {
+    // Not in the head of the loop, which would hold the dataplane through its body.
+    let entries = node.dataplane().routes()?;
+    for (ip, route) in entries {
         if book.owner_of(ip).is_none() {
             warn!(%ip, ifindex = route.ifindex, "removing a map entry of no attachment");
             node.dataplane().remove_route(ip, Some(route.ifindex))?;

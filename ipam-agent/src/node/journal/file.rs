@@ -1,9 +1,9 @@
 //! The journal's redb file. Read once, when it is opened; then only written.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{ErrorKind, Read as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
@@ -95,7 +95,8 @@ impl JournalFile {
 /// Makes an empty file under another name and then gives it its own, so that a crash leaves no half of it.
 fn create(path: &Path) -> anyhow::Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(directory)?;
+    // Beside the socket, which is root's alone.
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     let draft = path.with_extension(format!("{}.new", std::process::id()));
     match fs::remove_file(&draft) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),

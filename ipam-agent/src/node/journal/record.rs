@@ -99,6 +99,15 @@ pub enum Change {
     ForgetEni(u32),
 }
 
+impl Change {
+    /// Whether it must be on the disk before it counts. An attachment that only begins need not: what a crash loses of
+    /// it is an interface of no record, which the next start removes just as it undoes an intent.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        !matches!(self, Self::Begin(_))
+    }
+}
+
 /// A change that does not fit what the journal holds: a bug of the caller.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("journal: cannot {action} attachment {key:?}, which is {found:?}")]

@@ -102,6 +102,15 @@ proptest! {
                 prop_assert_eq!(result.is_ok(), fits, "{:?}", result);
                 prop_assert_eq!(state(&journal), after);
             }
+            // What only began is forgotten, unless another change took it to the disk.
+            let eni = EniRecord {
+                slot: 98,
+                id: "eni".into(),
+                mac: "02:00:00:00:00:03".into(),
+                gateway: Ipv4Addr::new(10, 0, 0, 1),
+                primary_ip: Ipv4Addr::new(10, 0, 0, 2),
+            };
+            runtime.block_on(journal.change(Change::SetEni(eni))).unwrap();
             before = Book::clone(&journal.book());
         }
     }
@@ -148,7 +157,10 @@ async fn many_changes_at_once_are_all_written() {
     let directory = tempdir().unwrap();
     let path = directory.path().join("node.redb");
     let journal = Journal::open(&path).unwrap();
-    futures::future::join_all((0..32).map(|id| journal.change(begin(id)))).await;
+    for changes in [begin, commit] {
+        let results = futures::future::join_all((0..32).map(|id| journal.change(changes(id)))).await;
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+    }
     assert_eq!(journal.book().attachments.len(), 32);
     let mut sequences: Vec<_> = journal.book().attachments.values().map(|record| record.sequence).collect();
     sequences.sort_unstable();
@@ -156,6 +168,21 @@ async fn many_changes_at_once_are_all_written() {
     assert_eq!(sequences.len(), 32, "no two have the same");
     drop(journal);
     assert_eq!(open_when_free(&path).book().attachments.len(), 32);
+}
+
+#[tokio::test]
+async fn an_add_that_only_began_is_gone_after_a_crash_and_costs_no_write() {
+    let directory = tempdir().unwrap();
+    let path = directory.path().join("node.redb");
+    let journal = Journal::open(&path).unwrap();
+    let before = fs::read(&path).unwrap();
+    journal.change(begin(1)).await.unwrap();
+    assert!(journal.book().uses(Ipv4Addr::new(10, 0, 0, 5), "vip", 1), "yet it counts at once");
+    journal.change(Change::Forget(key(1))).await.unwrap();
+    journal.change(begin(1)).await.unwrap();
+    assert!(fs::read(&path).unwrap() == before);
+    drop(journal);
+    assert_eq!(*open_when_free(&path).book(), Book::default());
 }
 
 #[tokio::test]

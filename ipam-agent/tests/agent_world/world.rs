@@ -1,5 +1,7 @@
 //! A node in a network namespace, with one ENI into another that plays the VPC, an embedded API, and the real plugin.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use std::{
     ffi::OsString,
     fs::{self, File},
@@ -154,16 +156,18 @@ impl World {
         Self { node, fabric, api, directory, bpffs }
     }
 
+    /// Closes the API's file, for another process to open.
+    pub fn close_api(&self) {
+        self.with_api(async |_| self.api.close().await);
+    }
+
+    /// Opens the API's file again.
+    pub fn reopen_api(&mut self) {
+        self.api = EmbeddedApi::open(&self.directory.path().join("api.redb")).unwrap();
+    }
+
     pub fn config(&self) -> NodeConfig {
-        NodeConfig {
-            node_name: "n1".into(),
-            socket: self.socket(),
-            journal: self.directory.path().join("node.redb"),
-            bpffs_dir: self.bpffs.clone(),
-            stack_cidrs: vec![],
-            create_pods: None,
-            gc_period: Duration::from_millis(400),
-        }
+        config(self.directory.path(), &self.bpffs)
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -229,6 +233,11 @@ impl World {
     /// Binds an address to pod `default/<pod>` with UID `<pod>-uid`, as the controller would, and has the VPC
     /// deliver it to the ENI.
     pub fn bind(&self, ip: &str, pod: &str, epoch: i64) {
+        self.bind_uid(ip, pod, &format!("{pod}-uid"), epoch);
+    }
+
+    /// The same for a pod of another UID.
+    pub fn bind_uid(&self, ip: &str, pod: &str, uid: &str, epoch: i64) {
         self.fabric.ip(&format!("neigh replace {ip} lladdr {ENI_MAC} dev gw0 nud permanent"));
         self.with_api(async |client| {
             let api: Api<VpcIP> = Api::all(client);
@@ -244,7 +253,7 @@ impl World {
                 phase: IpPhase::Bound,
                 node_name: Some("n1".into()),
                 eni_id: Some("eni-a".into()),
-                pod_uid: Some(format!("{pod}-uid")),
+                pod_uid: Some(uid.to_owned()),
                 epoch,
                 ..Default::default()
             };
@@ -278,9 +287,21 @@ impl World {
         netns: Option<&Netns>,
         extra: Value,
     ) -> Result<Value, CniError> {
-        let netns = netns.map(Netns::path);
         let args =
             format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod};K8S_POD_UID={pod}-uid");
+        self.cni_with(command, container, &args, netns, extra)
+    }
+
+    /// Runs the plugin with these `CNI_ARGS`.
+    pub fn cni_with(
+        &self,
+        command: &str,
+        container: &str,
+        args: &str,
+        netns: Option<&Netns>,
+        extra: Value,
+    ) -> Result<Value, CniError> {
+        let netns = netns.map(Netns::path);
         let mut conf =
             json!({ "cniVersion": "1.1.0", "name": "net", "type": "ipam-cni", "socket": self.socket() });
         conf.as_object_mut().unwrap().extend(extra.as_object().cloned().unwrap_or_default());
@@ -291,7 +312,7 @@ impl World {
                 "CNI_IFNAME" => Some("eth0".into()),
                 "CNI_PATH" => Some("/opt/cni/bin".into()),
                 "CNI_NETNS" => netns.clone().map(Into::into),
-                "CNI_ARGS" => Some(args.clone().into()),
+                "CNI_ARGS" => Some(args.into()),
                 _ => None,
             }
         };
@@ -328,6 +349,14 @@ impl World {
     }
 
     /// Nothing of any pod is left on the node.
+    /// Whether the node's ENI is up and ADD can be served. Before the ENI is known STATUS is fine as well: it would
+    /// come with the first pod.
+    pub fn is_ready(&self) -> bool {
+        // Its primary address is what the agent gives an ENI that it brings up.
+        self.node.ip("-o -4 addr").contains(" 10.0.0.2/32 ")
+            && self.cni("STATUS", "x", "x", None, Value::Null).is_ok()
+    }
+
     pub fn assert_bare(&self) {
         wait_for("links and routes to go", || self.wiring() == (vec![], vec![]));
     }
@@ -344,8 +373,21 @@ impl Drop for World {
     }
 }
 
+/// Configuration of an agent with its files in `directory`.
+pub fn config(directory: &Path, bpffs: &Path) -> NodeConfig {
+    NodeConfig {
+        node_name: "n1".into(),
+        socket: directory.join("run/cni.sock"),
+        journal: directory.join("node.redb"),
+        bpffs_dir: bpffs.to_owned(),
+        stack_cidrs: vec![],
+        create_pods: None,
+        gc_period: Duration::from_millis(400),
+    }
+}
+
 /// Whether an agent answers a call, be it with an error.
-fn answers(socket: &Path) -> bool {
+pub fn answers(socket: &Path) -> bool {
     let Ok(mut client) = AgentClient::connect(socket, Duration::from_secs(5), code::IO) else { return false };
     client.send(&Request::Status { protocol: PROTOCOL_VERSION }, None).is_ok()
         && client.expect_done().map_or_else(|error| error.code == code::NOT_AVAILABLE, |()| true)

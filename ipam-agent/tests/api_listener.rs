@@ -1,7 +1,7 @@
 //! The embedded API's listener, through stock `kubectl` and through a client of another process's kind.
 
 #[path = "api_seam/suite.rs"]
-#[allow(dead_code, unused_macros, unused_imports, reason = "the cases run in embedded_conformance")]
+#[allow(dead_code, unused_macros, unused_imports, reason = "the cases run in api_conformance")]
 mod suite;
 
 use std::path::{Path, PathBuf};
