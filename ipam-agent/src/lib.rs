@@ -8,6 +8,7 @@ pub mod api;
 pub mod cli;
 pub mod cloud;
 pub mod controller;
+pub mod crds;
 pub mod dataplane;
 pub mod embedded;
 pub mod install;
