@@ -14,6 +14,7 @@ mod test_run;
 
 use std::{
     borrow::Cow,
+    collections::BTreeMap,
     net::Ipv4Addr,
     path::{Path, PathBuf},
 };
@@ -22,7 +23,7 @@ use aya::{
     Ebpf, EbpfLoader,
     programs::{ProgramError, SchedClassifier},
 };
-use ipam_common::{DropCount, DropReason, Eni, PodRoute, PodStats};
+use ipam_common::{DropCount, DropReason, Eni, PodRoute, PodStats, StackFlow};
 use ipnet::Ipv4Net;
 
 use self::maps::Maps;
@@ -42,11 +43,15 @@ pub enum Program {
     FromPod,
     /// Ingress of an ENI.
     FromEni,
+    /// Egress of the node's end of a pod's veth.
+    ToPod,
+    /// Egress of an ENI.
+    ToEni,
 }
 
 impl Program {
     /// Every program.
-    pub const ALL: [Self; 2] = [Self::FromPod, Self::FromEni];
+    pub const ALL: [Self; 4] = [Self::FromPod, Self::FromEni, Self::ToPod, Self::ToEni];
 
     /// Its name in the object, in the kernel and in the name of a link's pin.
     #[must_use]
@@ -54,8 +59,28 @@ impl Program {
         match self {
             Self::FromPod => "from_pod",
             Self::FromEni => "from_eni",
+            Self::ToPod => "to_pod",
+            Self::ToEni => "to_eni",
         }
     }
+
+    /// The hook it is for.
+    #[must_use]
+    pub const fn hook(self) -> Hook {
+        match self {
+            Self::FromPod | Self::FromEni => Hook::Ingress,
+            Self::ToPod | Self::ToEni => Hook::Egress,
+        }
+    }
+}
+
+/// A TCX hook of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// What the interface receives.
+    Ingress,
+    /// What it sends.
+    Egress,
 }
 
 /// The loaded programs and their maps.
@@ -114,6 +139,33 @@ impl Dataplane {
     /// As [`Self::attach_pod`].
     pub fn attach_eni(&mut self, ifindex: u32, ifname: &str) -> Result<Attached, DataplaneError> {
         self.attach(Program::FromEni, ifindex, ifname)
+    }
+
+    /// Attaches `to_pod` to the node's end of a pod's veth, in the same way.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::attach_pod`].
+    pub fn attach_to_pod(&mut self, host_ifindex: u32, ifname: &str) -> Result<Attached, DataplaneError> {
+        self.attach(Program::ToPod, host_ifindex, ifname)
+    }
+
+    /// Attaches `to_eni` to an ENI, the primary one too, in the same way.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::attach_pod`].
+    pub fn attach_to_eni(&mut self, ifindex: u32, ifname: &str) -> Result<Attached, DataplaneError> {
+        self.attach(Program::ToEni, ifindex, ifname)
+    }
+
+    /// Removes one pinned link. Not an error when there is none.
+    ///
+    /// # Errors
+    ///
+    /// When the pin directory cannot be written.
+    pub fn detach_link(&mut self, pin: &LinkPin) -> Result<(), DataplaneError> {
+        pin.remove(&self.links_dir())
     }
 
     /// Removes every pinned link of the interface; the kernel detaches the programs within moments. Not an error when
@@ -206,6 +258,24 @@ impl Dataplane {
     /// When the kernel refuses.
     pub fn stack_cidrs(&self) -> Result<Vec<Ipv4Net>, DataplaneError> {
         self.maps.stack_cidrs()
+    }
+
+    /// Makes these the node's own addresses, each with the slot of its ENI (0: none).
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses, as it does beyond [`ipam_common::maps::MAX_NODE_ADDRS`] addresses.
+    pub fn set_node_addrs(&mut self, addrs: &BTreeMap<Ipv4Addr, u32>) -> Result<(), DataplaneError> {
+        self.maps.set_node_addrs(addrs)
+    }
+
+    /// The flows that the host stack has touched, in no order.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn stack_flows(&self) -> Result<Vec<StackFlow>, DataplaneError> {
+        self.maps.stack_flows()
     }
 
     /// Counters of a pod since [`Self::set_route`] made them, all CPUs together; `None`: it has none.

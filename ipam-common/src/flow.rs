@@ -1,6 +1,9 @@
 //! Flows that the host stack has touched (stack affinity). Written by the egress programs, read by the
 //! ingress programs.
 
+/// The only value of `STACK_FLOWS`.
+pub const STACK_FLOW_SEEN: u32 = 1;
+
 /// A flow as the pod's side sees it. The key of `STACK_FLOWS`; room for both families: an IPv4 address
 /// stands in the first four octets, the rest being zero.
 #[repr(C)]
@@ -10,7 +13,8 @@ pub struct StackFlow {
     pub pod: [u8; 16],
     /// The other side's address, network byte order.
     pub peer: [u8; 16],
-    /// The pod's port, network byte order; for ICMP echo the identifier.
+    /// The pod's port, network byte order; for ICMP echo the identifier. Both ports zero: the pair of addresses, which
+    /// is what fragments belong to.
     pub pod_port: [u8; 2],
     /// The other side's port, network byte order; for ICMP echo zero.
     pub peer_port: [u8; 2],

@@ -38,12 +38,14 @@ pub fn to_eni(packet: &Packet, route: &PodRoute, ip_header_len: u32) -> Result<A
     if !packet.set_macs(&MacPair { destination: eni.gateway_mac, source: eni.mac }) {
         return Err(DropReason::Malformed);
     }
+    packet.set_redirected();
     // SAFETY: a helper call without memory.
     Ok(unsafe { bpf_redirect(eni.ifindex, 0) as Action })
 }
 
+/// Whether the slot holds an ENI whose gateway is known.
 #[inline(always)]
-fn is_ready(eni: &Eni) -> bool {
+pub fn is_ready(eni: &Eni) -> bool {
     let [o0, o1, o2, o3, o4, o5] = eni.gateway_mac.octets;
     eni.ifindex != 0 && (u32::from_ne_bytes([o0, o1, o2, o3]) != 0 || u16::from_ne_bytes([o4, o5]) != 0)
 }

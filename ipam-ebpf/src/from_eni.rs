@@ -2,15 +2,24 @@
 
 use aya_ebpf::bindings::TC_ACT_OK;
 
-use crate::{Action, ether::ether_type, forward, ipv4::Frame, maps::POD_ROUTES_V4, packet::Packet, stats};
+use crate::{
+    Action,
+    ether::ether_type,
+    flow::{self, Pod},
+    forward,
+    ipv4::Frame,
+    maps::POD_ROUTES_V4,
+    packet::Packet,
+    stats,
+};
 
-/// To the pod that owns the destination, else to the stack.
+/// To the pod that owns the destination unless the stack has touched the flow, else to the stack.
 #[inline(always)]
 pub fn judge(packet: &Packet) -> Action {
     to_local_pod(packet).unwrap_or(TC_ACT_OK)
 }
 
-/// `None`: not a packet for a pod of this node, or not one that can be read; the stack may have it.
+/// `None`: not a packet for a pod of this node, one of a flow of the stack, or not one that can be read; the stack may have it.
 #[inline(always)]
 fn to_local_pod(packet: &Packet) -> Option<Action> {
     if packet.has_vlan_tag() || !packet.is_to_host() {
@@ -22,6 +31,9 @@ fn to_local_pod(packet: &Packet) -> Option<Action> {
     }
     // SAFETY: as in `from_pod`.
     let route = unsafe { POD_ROUTES_V4.get(frame.destination) }?;
+    if flow::is_on_stack(packet, frame, Pod::Destination) {
+        return None;
+    }
     stats::count_rx(packet, &frame.destination);
     Some(forward::to_pod(route))
 }

@@ -6,6 +6,7 @@ use ipam_common::{DropReason, Ipv4Octets};
 use crate::{
     Action, arp,
     ether::{self, ether_type},
+    flow::{self, Pod},
     forward,
     ipv4::{self, Scope},
     maps::{POD_ROUTES_V4, STACK_CIDRS},
@@ -38,6 +39,9 @@ fn judge_ipv4(packet: &Packet) -> Result<Action, DropReason> {
         Scope::Invalid => return Err(DropReason::Malformed),
         Scope::Local => return Ok(TC_ACT_OK),
         Scope::Unicast => {}
+    }
+    if flow::is_on_stack(packet, frame, Pod::Source) {
+        return Ok(TC_ACT_OK);
     }
     // SAFETY: as in `source::check`; a slot reused meanwhile sends one packet to a pod that has just come, which
     // drops it, since it is not the owner of the destination.

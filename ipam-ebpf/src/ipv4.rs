@@ -19,7 +19,8 @@ pub struct Frame {
     identification: [u8; 2],
     fragment: [u8; 2],
     ttl: u8,
-    protocol: u8,
+    /// IP protocol number.
+    pub protocol: u8,
     checksum: [u8; 2],
     /// Source address.
     pub source: Ipv4Octets,
@@ -28,6 +29,13 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// Whether this is a fragment, the first one too.
+    #[inline(always)]
+    pub fn is_fragment(&self) -> bool {
+        // More fragments, or an offset (RFC 791); not the reserved bit and "don't fragment".
+        u16::from_be_bytes(self.fragment) & 0x3fff != 0
+    }
+
     /// Length of the IPv4 header with its options, in bytes.
     #[inline(always)]
     pub fn header_len(&self) -> u32 {

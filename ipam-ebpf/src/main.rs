@@ -4,13 +4,17 @@
 //! |---|---|---|
 //! | [`from_pod`] | ingress of the node's end of a pod's veth | source check; to a local pod, out of the pod's ENI, or to the stack |
 //! | [`from_eni`] | ingress of an ENI | to a local pod, or to the stack |
+//! | [`to_pod`] | egress of the node's end of a pod's veth | marks the flow of what the stack sends |
+//! | [`to_eni`] | egress of an ENI, the primary one too | marks the flow of what the stack sends for a pod; to the ENI that owns the source |
 //!
-//! Neither changes anything of a packet but its two MACs (on the way out of an ENI).
+//! None changes anything of a packet but its two MACs (on the way out of an ENI). Redirected packets pass no egress hook
+//! but that of an ENI, where they are let alone.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 mod arp;
 mod drops;
 mod ether;
+mod flow;
 mod forward;
 mod from_eni;
 mod from_pod;
@@ -19,8 +23,14 @@ mod maps;
 mod packet;
 mod source;
 mod stats;
+mod to_eni;
+mod to_pod;
 
-use aya_ebpf::{bindings::TC_ACT_SHOT, macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    macros::classifier,
+    programs::TcContext,
+};
 
 use crate::packet::Packet;
 
@@ -44,6 +54,19 @@ fn from_pod(ctx: TcContext) -> Action {
 #[classifier]
 fn from_eni(ctx: TcContext) -> Action {
     from_eni::judge(&Packet::new(ctx))
+}
+
+/// Egress of the node's end of a pod's veth. Other programs of the hook have their turn.
+#[classifier]
+fn to_pod(ctx: TcContext) -> Action {
+    to_pod::observe(&Packet::new(ctx));
+    TC_ACT_UNSPEC
+}
+
+/// Egress of an ENI. Unless the packet is redirected, other programs of the hook have their turn.
+#[classifier]
+fn to_eni(ctx: TcContext) -> Action {
+    to_eni::judge(&Packet::new(ctx))
 }
 
 /// Never called: nothing here panics, and the verifier would refuse a loop without an end.

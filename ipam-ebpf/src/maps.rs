@@ -1,12 +1,12 @@
 //! The maps. The names of the statics are those of `ipam_common::maps`; user space pins each under its name.
 
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap},
     macros::btf_map,
 };
 use ipam_common::{
-    DROP_REASONS, DropCount, Eni, Ipv4Octets, MAX_ENIS, PodRoute, PodStats,
-    maps::{MAX_PODS, MAX_STACK_CIDRS},
+    DROP_REASONS, DropCount, Eni, Ipv4Octets, MAX_ENIS, PodRoute, PodStats, StackFlow,
+    maps::{MAX_NODE_ADDRS, MAX_PODS, MAX_STACK_CIDRS, MAX_STACK_FLOWS},
 };
 
 /// Pod address to route: the pod-IP-to-ENI map.
@@ -20,6 +20,14 @@ pub static ENIS: Array<Eni, { MAX_ENIS as usize }> = Array::new();
 /// Destinations that belong to the stack.
 #[btf_map]
 pub static STACK_CIDRS: LpmTrie<Ipv4Octets, u32, MAX_STACK_CIDRS> = LpmTrie::new();
+
+/// Flows that the stack has touched.
+#[btf_map]
+pub static STACK_FLOWS: LruHashMap<StackFlow, u32, MAX_STACK_FLOWS> = LruHashMap::new();
+
+/// The node's own addresses, each with the slot of its ENI; 0 for the primary's.
+#[btf_map]
+pub static NODE_ADDRS: HashMap<Ipv4Octets, u32, MAX_NODE_ADDRS> = HashMap::new();
 
 /// Counters by pod.
 #[btf_map]

@@ -8,6 +8,10 @@ use crate::ether;
 /// `pkt_type` of a frame sent to the MAC of the interface that received it (`linux/if_packet.h`).
 const PACKET_HOST: u32 = 0;
 
+/// `tc_index` of packets that were redirected to an ENI. The field survives `bpf_redirect`, and unlike the mark no rule
+/// of users sees it; the kernel's last readers of it are the schedulers gred and dsmark.
+const REDIRECTED: u32 = 0x1fa7;
+
 /// A packet at a TC hook, seen from its Ethernet header.
 pub struct Packet {
     ctx: TcContext,
@@ -90,6 +94,34 @@ impl Packet {
         }
         // SAFETY: the bytes are within the linear part, as the verifier checks again.
         Some(unsafe { &*(start as *const T) })
+    }
+
+    /// Bytes from an offset, `None` if the packet is shorter.
+    #[inline(always)]
+    pub fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.ctx.load(offset as usize).ok()
+    }
+
+    /// Marks the packet as redirected to an ENI by these programs.
+    #[inline(always)]
+    pub fn set_redirected(&self) {
+        self.set_tc_index(REDIRECTED);
+    }
+
+    /// Whether the packet was marked as redirected; takes the mark off, so that it never leaves the node.
+    #[inline(always)]
+    pub fn take_redirected(&self) -> bool {
+        let marked = self.skb().tc_index == REDIRECTED;
+        if marked {
+            self.set_tc_index(0);
+        }
+        marked
+    }
+
+    #[inline(always)]
+    fn set_tc_index(&self, value: u32) {
+        // SAFETY: as in `skb`; the kernel lets TC programs write this field.
+        unsafe { (&raw mut (*self.ctx.skb.skb).tc_index).write_volatile(value) };
     }
 
     /// Writes both MACs. Every reference got from [`Self::front`] is stale afterwards; the verifier refuses

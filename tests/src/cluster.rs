@@ -41,6 +41,7 @@ pub struct ClusterBuilder {
     max_enis: u32,
     max_ips_per_eni: u32,
     cooldown: Duration,
+    agent_args: Vec<String>,
 }
 
 impl ClusterBuilder {
@@ -69,6 +70,13 @@ impl ClusterBuilder {
     #[must_use]
     pub fn cooldown(mut self, cooldown: Duration) -> Self {
         self.cooldown = cooldown;
+        self
+    }
+
+    /// More arguments of every node's agent.
+    #[must_use]
+    pub fn agent_args(mut self, args: &[&str]) -> Self {
+        self.agent_args.extend(args.iter().map(|arg| (*arg).to_owned()));
         self
     }
 
@@ -107,6 +115,7 @@ impl Cluster {
             max_enis: 3,
             max_ips_per_eni: 9,
             cooldown: Duration::from_millis(500),
+            agent_args: Vec::new(),
         }
     }
 
@@ -244,7 +253,7 @@ impl Cluster {
             "spec": { "providerID": format!("qcloud:///{zone}/{id}") },
         }))?;
         Api::<Node>::all(self.client.clone()).create(&PostParams::default(), &node).await?;
-        let mut node = ClusterNode::new(machine, self.kubeconfig());
+        let mut node = ClusterNode::new(machine, self.kubeconfig(), self.builder.agent_args.clone());
         node.start_agent(&[])?;
         self.nodes.insert(name.into(), node);
         Ok(())

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use ipam_agent::dataplane::Hook;
 use ipam_agent::node::CRASH_POINTS;
 use ipam_lab::cluster::{Cluster, RunningPod};
 use ipam_lab::lab::traffic::{UdpStream, ping};
@@ -45,10 +46,15 @@ async fn a_killed_agent_loses_no_packet_at_5000_a_second() {
     }
     let node = cluster.node("node-a");
     assert_eq!(node.dump("POD_ROUTES_V4").unwrap(), before, "the map has changed");
-    let mut hooks: Vec<Vec<String>> = node.tcx_programs().unwrap().into_values().collect();
-    hooks.sort();
-    // One ENI and two pods.
-    assert_eq!(hooks, [vec!["from_eni"], vec!["from_pod"], vec!["from_pod"]], "one program on each hook");
+    // One ENI and two pods; the primary ENI has a program for what leaves.
+    for (hook, wanted) in [
+        (Hook::Ingress, [vec!["from_eni"], vec!["from_pod"], vec!["from_pod"]].to_vec()),
+        (Hook::Egress, [vec!["to_eni"], vec!["to_eni"], vec!["to_pod"], vec!["to_pod"]].to_vec()),
+    ] {
+        let mut programs: Vec<Vec<String>> = node.tcx_programs(hook).unwrap().into_values().collect();
+        programs.sort();
+        assert_eq!(programs, wanted, "one program on each hook: {hook:?}");
+    }
     for pod in [&a, &local] {
         pod.check().await.unwrap();
     }

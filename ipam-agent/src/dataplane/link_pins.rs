@@ -19,7 +19,7 @@ use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with},
 };
 
-use super::{DataplaneError, Program, error::chain};
+use super::{DataplaneError, Hook, Program, error::chain};
 
 /// What attaching a program took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl LinkPin {
         })
     }
 
-    fn remove(&self, dir: &Path) -> Result<(), DataplaneError> {
+    pub(super) fn remove(&self, dir: &Path) -> Result<(), DataplaneError> {
         let path = dir.join(self.file_name());
         match fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -90,7 +90,7 @@ pub fn detach(dir: &Path, ifname: &str) -> Result<(), DataplaneError> {
 /// Attaches `program` as `wanted` says.
 ///
 /// Of the pins that are there, the one of this hook is given the new program; one of a former device of this name, of
-/// another program on this ingress, or of a device that is gone is removed.
+/// another program on this hook, or of a device that is gone is removed.
 pub fn attach(
     dir: &Path,
     program: &mut SchedClassifier,
@@ -104,7 +104,8 @@ pub fn attach(
     };
     let path = dir.join(wanted.file_name());
     for pin in list(dir)? {
-        if pin.ifindex != wanted.ifindex && pin.ifname != wanted.ifname {
+        let same_hook = pin.program.hook() == wanted.program.hook();
+        if !same_hook || (pin.ifindex != wanted.ifindex && pin.ifname != wanted.ifname) {
             continue;
         }
         if pin.ifindex == wanted.ifindex && pin.program == wanted.program {
@@ -128,7 +129,7 @@ pub fn attach(
         }
         pin.remove(dir)?;
     }
-    create(&path, program, &wanted.ifname).map_err(failed)?;
+    create(&path, program, &wanted).map_err(failed)?;
     Ok(Attached::New)
 }
 
@@ -150,16 +151,23 @@ fn name_of(ifindex: u32) -> Option<String> {
 fn create(
     path: &Path,
     program: &mut SchedClassifier,
-    ifname: &str,
+    wanted: &LinkPin,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let options = TcAttachOptions::TcxOrder(LinkOrder::default());
     let id =
-        program.attach_with_options(ifname, TcAttachType::Ingress, options).map_err(|error| chain(&error))?;
+        program.attach_with_options(&wanted.ifname, attach_type(wanted.program.hook()), options).map_err(|error| chain(&error))?;
     // Until it is pinned, the link ends with this process: a crash here leaves nothing.
     let link: FdLink = program.take_link(id)?.try_into()?;
     link.pin(path)
         .map_err(|error| format!("cannot pin the link at `{}`: {}", path.display(), chain(&error)))?;
     Ok(())
+}
+
+fn attach_type(hook: Hook) -> TcAttachType {
+    match hook {
+        Hook::Ingress => TcAttachType::Ingress,
+        Hook::Egress => TcAttachType::Egress,
+    }
 }
 
 enum ReplaceError {
@@ -193,15 +201,15 @@ fn replace(path: &PathBuf, program: &mut SchedClassifier) -> Result<Option<Attac
     }
 }
 
-/// Names of all programs, ours or not, on the TCX ingress hook of an interface, in their order. Needs CAP_SYS_ADMIN.
+/// Names of all programs, ours or not, on a TCX hook of an interface, in their order. Needs CAP_SYS_ADMIN.
 ///
 /// # Errors
 ///
 /// When the interface does not exist, or the kernel refuses.
-pub fn tcx_programs(ifindex: u32) -> Result<Vec<String>, DataplaneError> {
+pub fn tcx_programs(ifindex: u32, hook: Hook) -> Result<Vec<String>, DataplaneError> {
     let gone = || DataplaneError::Interface { ifindex, found: None, expected: "any".to_owned() };
     let ifname = name_of(ifindex).ok_or_else(gone)?;
-    let (_, programs) = SchedClassifier::query_tcx(&ifname, TcAttachType::Ingress)
+    let (_, programs) = SchedClassifier::query_tcx(&ifname, attach_type(hook))
         .map_err(|error| DataplaneError::Query { ifname, message: chain(&error) })?;
     Ok(programs.iter().map(|info| info.name_as_str().unwrap_or_default().to_owned()).collect())
 }
@@ -220,7 +228,7 @@ mod tests {
                 assert_eq!(LinkPin::parse(&name), Some(pin));
             }
         }
-        for foreign in ["eth0", "eth0-from_pod", "eth0-x-from_pod", "eth0-1-to_pod", ""] {
+        for foreign in ["eth0", "eth0-from_pod", "eth0-x-from_pod", "eth0-1-to_host", ""] {
             assert_eq!(LinkPin::parse(foreign), None, "{foreign}");
         }
     }

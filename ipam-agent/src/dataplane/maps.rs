@@ -1,7 +1,7 @@
 //! The maps: adopting pinned ones, and reading and writing their entries.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs, io,
     net::Ipv4Addr,
     os::fd::{AsFd as _, AsRawFd as _},
@@ -18,9 +18,10 @@ use aya::{
 };
 use ipam_common::{
     ABI_VERSION, DROP_REASONS, DropCount, DropReason, Eni, Ipv4Octets, MAX_ENIS, PodRoute, PodStats,
+    StackFlow,
     maps::{
-        ABI, DROPS, ENIS, MAX_PODS, MAX_STACK_CIDRS, POD_ROUTES_V4, POD_STATS, STACK_CIDR_PRESENT,
-        STACK_CIDRS,
+        ABI, DROPS, ENIS, MAX_NODE_ADDRS, MAX_PODS, MAX_STACK_CIDRS, MAX_STACK_FLOWS, NODE_ADDRS,
+        POD_ROUTES_V4, POD_STATS, STACK_CIDR_PRESENT, STACK_CIDRS, STACK_FLOWS,
     },
 };
 use ipnet::Ipv4Net;
@@ -55,10 +56,12 @@ const fn shape<K, V>(map_type: MapType, max_entries: usize) -> Shape {
 }
 
 /// Every map and its shape, as `ipam-ebpf/src/maps.rs` defines them.
-const SHAPES: [(&str, Shape); 6] = [
+const SHAPES: [(&str, Shape); 8] = [
     (POD_ROUTES_V4, shape::<Ipv4Octets, PodRoute>(MapType::Hash, MAX_PODS)),
     (ENIS, shape::<u32, Eni>(MapType::Array, MAX_ENIS as usize)),
     (STACK_CIDRS, shape::<Key<Ipv4Octets>, u32>(MapType::LpmTrie, MAX_STACK_CIDRS)),
+    (STACK_FLOWS, shape::<StackFlow, u32>(MapType::LruHash, MAX_STACK_FLOWS)),
+    (NODE_ADDRS, shape::<Ipv4Octets, u32>(MapType::Hash, MAX_NODE_ADDRS)),
     (POD_STATS, shape::<Ipv4Octets, PodStats>(MapType::PerCpuHash, MAX_PODS)),
     (DROPS, shape::<u32, DropCount>(MapType::PerCpuArray, DROP_REASONS as usize)),
     (ABI, shape::<u32, u32>(MapType::Array, 1)),
@@ -144,6 +147,8 @@ pub struct Maps {
     routes: HashMap<MapData, Ipv4Octets, PodRoute>,
     enis: Array<MapData, Eni>,
     stack_cidrs: LpmTrie<MapData, Ipv4Octets, u32>,
+    stack_flows: HashMap<MapData, StackFlow, u32>,
+    node_addrs: HashMap<MapData, Ipv4Octets, u32>,
     stats: PerCpuHashMap<MapData, Ipv4Octets, PodStats>,
     drops: PerCpuArray<MapData, DropCount>,
 }
@@ -164,6 +169,8 @@ impl Maps {
             routes: typed(ebpf, POD_ROUTES_V4)?,
             enis: typed(ebpf, ENIS)?,
             stack_cidrs: typed(ebpf, STACK_CIDRS)?,
+            stack_flows: typed(ebpf, STACK_FLOWS)?,
+            node_addrs: typed(ebpf, NODE_ADDRS)?,
             stats: typed(ebpf, POD_STATS)?,
             drops: typed(ebpf, DROPS)?,
         })
@@ -262,6 +269,29 @@ impl Maps {
         }
         cidrs.sort();
         Ok(cidrs)
+    }
+
+    pub fn set_node_addrs(&mut self, wanted: &BTreeMap<Ipv4Addr, u32>) -> Result<(), DataplaneError> {
+        let found = self.node_addrs()?;
+        let mut write = || -> Result<(), MapError> {
+            for ip in found.keys().filter(|ip| !wanted.contains_key(ip)) {
+                present(self.node_addrs.remove(&Ipv4Octets::from(*ip)))?;
+            }
+            for (ip, slot) in wanted.iter().filter(|(ip, slot)| found.get(ip) != Some(slot)) {
+                self.node_addrs.insert(Ipv4Octets::from(*ip), slot, 0)?;
+            }
+            Ok(())
+        };
+        write().map_err(failed("write", NODE_ADDRS))
+    }
+
+    pub fn node_addrs(&self) -> Result<BTreeMap<Ipv4Addr, u32>, DataplaneError> {
+        let addrs = self.node_addrs.iter().map(|entry| entry.map(|(ip, slot)| (ip.into(), slot)));
+        addrs.collect::<Result<_, _>>().map_err(failed("read", NODE_ADDRS))
+    }
+
+    pub fn stack_flows(&self) -> Result<Vec<StackFlow>, DataplaneError> {
+        self.stack_flows.keys().collect::<Result<_, _>>().map_err(failed("read", STACK_FLOWS))
     }
 
     pub fn pod_stats(&self, ip: Ipv4Addr) -> Result<Option<PodStats>, DataplaneError> {

@@ -74,6 +74,26 @@ impl Netlink {
         }
     }
 
+    /// Indices of the interfaces that an IPv4 default route of the main table leads to.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn default_route_interfaces(&self) -> Result<Vec<u32>, NetlinkError> {
+        let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let routes = collect(self.handle.route().get(all).execute(), "routes").await?;
+        let is_default = |route: &&RouteMessage| {
+            let header = &route.header;
+            (header.table, header.destination_prefix_length) == (RouteHeader::RT_TABLE_MAIN, 0)
+        };
+        let attributes = routes.iter().filter(is_default).flat_map(|route| &route.attributes);
+        let interfaces = attributes.flat_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => vec![*index],
+            RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
+            _ => Vec::new(),
+        });
+        Ok(interfaces.collect())
+    }
+
     /// Every route of ours.
     ///
     /// # Errors

@@ -22,6 +22,8 @@ pub struct NodeConfig {
     pub stack_cidrs: Vec<Ipv4Net>,
     /// Standalone mode: makes a Pod object for each container, by these rules.
     pub create_pods: Option<PodRules>,
+    /// Whether flows that the host stack has touched stay on it: without, services do not work. Only tests switch it off.
+    pub stack_affinity: bool,
     /// How long an attachment's link must be gone before the attachment is collected.
     pub gc_period: Duration,
 }
@@ -45,6 +47,9 @@ pub struct NodeArgs {
     /// Destinations that pods reach through the host stack, such as the service CIDR; can be given more than once.
     #[arg(long = "stack-cidr", value_name = "CIDR", value_delimiter = ',')]
     pub stack_cidrs: Vec<Ipv4Net>,
+    /// Leaves out the egress programs, so that tests can tell what they are for.
+    #[arg(long, hide = true)]
+    pub no_stack_affinity: bool,
     /// How long a pod's interface must be gone before its attachment is taken away without a DEL.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     pub gc_period: Duration,
@@ -61,6 +66,7 @@ impl NodeArgs {
             bpffs_dir: self.bpffs_dir,
             stack_cidrs: self.stack_cidrs,
             create_pods,
+            stack_affinity: !self.no_stack_affinity,
             gc_period: self.gc_period,
         }
     }

@@ -226,7 +226,7 @@ impl Node {
     ) -> Result<(), Failure> {
         let link = self.create_veth(record, netns).await?;
         crash_point("node-add-veth");
-        self.dataplane().attach_pod(link.index, &link.name)?;
+        self.attach_programs(&link)?;
         crash_point("node-add-program");
         let interface = Reply::Wire(pod_interface(record));
         connection.send(&interface).await.map_err(|_| plugin_left())?;

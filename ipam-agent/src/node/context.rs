@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    dataplane::Dataplane,
+    dataplane::{Dataplane, DataplaneError, Program},
     netlink::{Link, MacText, Netlink, NetlinkError},
     node::{
         NodeConfig,
@@ -100,6 +100,25 @@ impl Node {
     pub async fn host_link(&self, record: &Record) -> Result<Option<Link>, NetlinkError> {
         let link = self.net.link_by_name(&record.host_ifname).await?;
         Ok(link.filter(|link| is_host_link(record, link)))
+    }
+
+    /// Attaches both programs of a pod's link, in the place of a former agent's.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn attach_programs(&self, link: &Link) -> Result<(), DataplaneError> {
+        let mut dataplane = self.dataplane();
+        if self.config.stack_affinity {
+            dataplane.attach_to_pod(link.index, &link.name)?;
+        }
+        dataplane.attach_pod(link.index, &link.name)?;
+        Ok(())
+    }
+
+    /// The programs that a pod's link has.
+    #[must_use]
+    pub fn pod_programs(&self) -> &'static [Program] {
+        if self.config.stack_affinity { &[Program::FromPod, Program::ToPod] } else { &[Program::FromPod] }
     }
 
     /// Whether an ADD can be served.

@@ -5,6 +5,7 @@
 //! journal, so that a restarted agent needs no API to keep its pods connected. An ENI is given up only when the API
 //! says that it is no longer the node's and no attachment names it.
 
+mod egress;
 mod slots;
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
@@ -148,6 +149,7 @@ pub async fn reconcile(node: &Node, wanted: &Wanted) -> anyhow::Result<()> {
         }
         changed
     });
+    egress::keep(node, &links, &addresses).await.unwrap_or_else(&mut keep_first);
     let own = addresses.into_iter().map(|(_, ip)| ip);
     let stack_cidrs = stack_cidrs(own, &node.config.stack_cidrs);
     if let Err(error) = node.dataplane().set_stack_cidrs(&stack_cidrs) {

@@ -57,7 +57,7 @@ pub async fn adopt(node: &Node) -> Result<(), Failure> {
         match seen.links.iter().find(|link| is_host_link(record, link)) {
             // The programs are this agent's now, whatever they were.
             Some(link) => {
-                node.dataplane().attach_pod(link.index, &link.name)?;
+                node.attach_programs(link)?;
                 restore(node, record, link, &seen).await?;
             }
             None => note_missing(node, record),
@@ -138,12 +138,13 @@ async fn restore(node: &Node, record: &Record, link: &Link, seen: &Seen) -> Resu
         warn!(link = link.name, "repaired: the link was down");
         node.net.set_up(link.index).await?;
     }
-    let pinned = |pin: &LinkPin| {
-        pin.program == Program::FromPod && (pin.ifindex, &pin.ifname) == (link.index, &link.name)
+    let pinned = |program: &Program| {
+        let wanted = (*program, link.index, &link.name);
+        seen.pins.iter().any(|pin| (pin.program, pin.ifindex, &pin.ifname) == wanted)
     };
-    if !seen.pins.iter().any(pinned) {
-        node.dataplane().attach_pod(link.index, &link.name)?;
-        warn!(link = link.name, "repaired: the program was not attached");
+    if !node.pod_programs().iter().all(pinned) {
+        node.attach_programs(link)?;
+        warn!(link = link.name, "repaired: a program was not attached");
     }
     let _address = node.addresses.lock(&record.ip).await;
     if node.journal.book().owner_of(record.ip).is_none_or(|owner| owner.key != record.key) {
@@ -184,7 +185,7 @@ async fn remove_strays(node: &Node, seen: &Seen) -> Result<(), Failure> {
         }
     }
     let names: HashSet<_> = book.attachments.values().map(|record| record.host_ifname.as_str()).collect();
-    for pin in seen.pins.iter().filter(|pin| pin.program == Program::FromPod) {
+    for pin in seen.pins.iter().filter(|pin| matches!(pin.program, Program::FromPod | Program::ToPod)) {
         if !names.contains(pin.ifname.as_str()) {
             warn!(link = pin.ifname, "removing the program of no attachment");
             node.dataplane().detach(&pin.ifname)?;

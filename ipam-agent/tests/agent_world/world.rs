@@ -376,6 +376,7 @@ impl Drop for World {
 /// Configuration of an agent with its files in `directory`.
 pub fn config(directory: &Path, bpffs: &Path) -> NodeConfig {
     NodeConfig {
+        stack_affinity: true,
         node_name: "n1".into(),
         socket: directory.join("run/cni.sock"),
         journal: directory.join("node.redb"),

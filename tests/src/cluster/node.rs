@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, ensure};
+use ipam_agent::dataplane::Hook;
 use netlink_packet_route::link::LinkAttribute;
 use serde_json::Value;
 
@@ -16,12 +17,13 @@ use crate::lab::process::{LabProcess, binary};
 pub struct ClusterNode {
     agent: Option<LabProcess>,
     kubeconfig: PathBuf,
+    args: Vec<String>,
     machine: LabNode,
 }
 
 impl ClusterNode {
-    pub(super) fn new(machine: LabNode, kubeconfig: PathBuf) -> Self {
-        Self { agent: None, kubeconfig, machine }
+    pub(super) fn new(machine: LabNode, kubeconfig: PathBuf, args: Vec<String>) -> Self {
+        Self { agent: None, kubeconfig, args, machine }
     }
 
     /// The machine.
@@ -53,6 +55,7 @@ impl ClusterNode {
             .arg(self.machine.journal())
             .arg("--bpffs-dir")
             .arg(self.machine.bpffs_dir())
+            .args(&self.args)
             .env("IPAM_LOG", "info,ipam_agent=debug")
             .envs(env.iter().copied());
         self.agent = Some(self.machine.start("agent", command)?);
@@ -117,17 +120,17 @@ impl ClusterNode {
         .with_context(|| format!("left: {left:?}"))
     }
 
-    /// The programs on the ingress hook of each interface that has any, by the interface's index.
+    /// The programs on a hook of each interface that has any there, by the interface's index.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn tcx_programs(&self) -> anyhow::Result<BTreeMap<u32, Vec<String>>> {
+    pub fn tcx_programs(&self, hook: Hook) -> anyhow::Result<BTreeMap<u32, Vec<String>>> {
         let ns = self.machine.ns();
         let links: Vec<u32> = ns.rtnl().links()?.iter().map(|link| link.header.index).collect();
         ns.run(|| {
             let mut hooks = BTreeMap::new();
             for ifindex in links {
-                let programs = ipam_agent::dataplane::tcx_programs(ifindex)?;
+                let programs = ipam_agent::dataplane::tcx_programs(ifindex, hook)?;
                 if !programs.is_empty() {
                     hooks.insert(ifindex, programs);
                 }

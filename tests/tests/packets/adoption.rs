@@ -9,7 +9,7 @@ use std::{
 };
 
 use aya::maps::{Array, Map, MapData};
-use ipam_agent::dataplane::{Attached, Dataplane, DataplaneError, LinkPin, Program, tcx_programs};
+use ipam_agent::dataplane::{Attached, Dataplane, DataplaneError, Hook, LinkPin, Program, tcx_programs};
 use ipam_common::{Eni, Mac, PodStats};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
@@ -25,7 +25,7 @@ fn error_of(pins: &PinDir) -> DataplaneError {
 
 fn programs(netns: &Netns, ifname: &str) -> Vec<String> {
     let ifindex = netns.ifindex(ifname);
-    netns.run(move || tcx_programs(ifindex).unwrap())
+    netns.run(move || tcx_programs(ifindex, Hook::Ingress).unwrap())
 }
 
 /// The kernel lets a link go a moment after its pin.
