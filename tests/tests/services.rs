@@ -107,23 +107,13 @@ impl Scene {
 }
 
 /// A connection to a service whose pod must see one of `peers`.
-fn tcp(
-    from: &Netns,
-    to: (Ipv4Addr, u16),
-    backend: &RunningPod,
-    peers: &[Ipv4Addr],
-) -> anyhow::Result<()> {
+fn tcp(from: &Netns, to: (Ipv4Addr, u16), backend: &RunningPod, peers: &[Ipv4Addr]) -> anyhow::Result<()> {
     let echo = TcpEcho::start(backend.sandbox.ns(), (Ipv4Addr::UNSPECIFIED, TARGET_PORT).into())?;
     tcp_roundtrip(from, to.into(), &[7; 20_000], WAIT)?;
     seen_from(echo.peers(), peers)
 }
 
-fn udp(
-    from: &Netns,
-    to: (Ipv4Addr, u16),
-    backend: &RunningPod,
-    peers: &[Ipv4Addr],
-) -> anyhow::Result<()> {
+fn udp(from: &Netns, to: (Ipv4Addr, u16), backend: &RunningPod, peers: &[Ipv4Addr]) -> anyhow::Result<()> {
     let bind = |ns: &Netns, port| ns.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)));
     let (server, client) = (bind(backend.sandbox.ns(), TARGET_PORT)?, bind(from, 0)?);
     server.set_read_timeout(Some(WAIT))?;
@@ -164,7 +154,8 @@ async fn all_work(test: &str, proxy: Proxy) {
     assert!(scene.forwarded() > before.0 && scene.flows() > before.1, "services are the stack's");
 
     // A connection outlives the agent.
-    let _echo = TcpEcho::start(scene.local.sandbox.ns(), (Ipv4Addr::UNSPECIFIED, TARGET_PORT).into()).unwrap();
+    let _echo =
+        TcpEcho::start(scene.local.sandbox.ns(), (Ipv4Addr::UNSPECIFIED, TARGET_PORT).into()).unwrap();
     let mut stream = scene.client.sandbox.ns().connect((TO_LOCAL, PORT).into(), WAIT).unwrap();
     stream.set_read_timeout(Some(WAIT)).unwrap();
     for _ in 0..2 {

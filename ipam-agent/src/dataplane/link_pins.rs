@@ -154,8 +154,9 @@ fn create(
     wanted: &LinkPin,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let options = TcAttachOptions::TcxOrder(LinkOrder::default());
-    let id =
-        program.attach_with_options(&wanted.ifname, attach_type(wanted.program.hook()), options).map_err(|error| chain(&error))?;
+    let id = program
+        .attach_with_options(&wanted.ifname, attach_type(wanted.program.hook()), options)
+        .map_err(|error| chain(&error))?;
     // Until it is pinned, the link ends with this process: a crash here leaves nothing.
     let link: FdLink = program.take_link(id)?.try_into()?;
     link.pin(path)

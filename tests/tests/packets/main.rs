@@ -12,3 +12,4 @@ mod fixture;
 mod from_eni;
 mod from_pod;
 mod raw;
+mod stack;
