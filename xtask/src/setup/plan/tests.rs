@@ -191,3 +191,10 @@ fn optional_things_never_stop_anybody() {
     host.offered.clear();
     assert_eq!(commands(&host, Scope::Extra), Vec::<String>::new());
 }
+
+#[test]
+fn lists_are_refreshed_before_anything_is_installed() {
+    let update = refresh(&debian_bare(), Scope::Build).map(|step| step.command);
+    assert_eq!(update.as_deref(), Some("apt-get update"));
+    assert_eq!(refresh(&Host { root: false, ..debian_bare() }, Scope::Build), None, "only root can");
+}
