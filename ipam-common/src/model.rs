@@ -117,8 +117,8 @@ pub fn decide(rules: &dyn Rules, maps: &Maps<'_>, arrival: &Arrival, bytes: &mut
     let counted = rules.counted_bytes(bytes.len());
     let case = Case { rules, maps, arrival, len: bytes.len() };
     match arrival.hook {
-        Hook::FromEni => case.from_eni(frame.as_ref()),
-        Hook::FromPod => case.from_pod(frame.as_ref(), bytes),
+        Hook::FromEni => case.at_eni(frame.as_ref()),
+        Hook::FromPod => case.at_pod(frame.as_ref(), bytes),
     }
     .counting(counted)
 }
@@ -150,7 +150,7 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
-    fn from_eni(&self, frame: Option<&Frame>) -> Draft {
+    fn at_eni(&self, frame: Option<&Frame>) -> Draft {
         let addressed_to = match frame.map(|frame| &frame.payload) {
             Some(Payload::Ipv4(Some(header))) if self.rules.eni_may_deliver(self.arrival) => {
                 Some(header.destination)
@@ -167,7 +167,7 @@ impl Case<'_> {
         }
     }
 
-    fn from_pod(&self, frame: Option<&Frame>, bytes: &mut [u8]) -> Draft {
+    fn at_pod(&self, frame: Option<&Frame>, bytes: &mut [u8]) -> Draft {
         let verdict = match frame {
             _ if self.rules.tag_beside_is_refused(self.arrival) => Verdict::Drop(DropReason::VlanTagged),
             None => Verdict::Drop(DropReason::Malformed),
@@ -244,7 +244,7 @@ impl Case<'_> {
         let [destination, source] = self.rules.macs_on_the_wire(eni);
         bytes[..6].copy_from_slice(&destination.octets);
         bytes[6..12].copy_from_slice(&source.octets);
-        Verdict::Out(eni.ifindex)
+        Verdict::Out(self.rules.exit_ifindex(eni))
     }
 }
 

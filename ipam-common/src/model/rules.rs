@@ -119,6 +119,11 @@ pub trait Rules {
         [eni.gateway_mac, eni.mac]
     }
 
+    /// The interface by which a frame leaves.
+    fn exit_ifindex(&self, eni: &Eni) -> u32 {
+        eni.ifindex
+    }
+
     /// Of what an ENI receives, only what was sent to its own MAC, and without a tag, may go to a pod.
     fn eni_may_deliver(&self, arrival: &Arrival) -> bool {
         arrival.to_host && !arrival.tag_beside

@@ -14,24 +14,19 @@ const POD_MAC: Mac = Mac { octets: [2, 0, 0, 0, 0, 5] };
 const ENI_MAC: Mac = Mac { octets: [2, 0, 0, 0, 1, 0] };
 const GATEWAY_MAC: Mac = Mac { octets: [2, 0, 0, 0, 1, 1] };
 
-fn maps() -> ([(Ipv4Octets, PodRoute); 2], [(u32, Eni); 1], [(Ipv4Octets, u32); 1]) {
-    let route = PodRoute { ifindex: 7, epoch: 1, eni: 1, flags: 0, mac: POD_MAC, reserved: [0; 2] };
-    let eni = Eni { ifindex: 3, mtu: 1500, flags: 0, mac: ENI_MAC, gateway_mac: GATEWAY_MAC };
-    (
-        [(POD, route), (OTHER_POD, PodRoute { ifindex: 8, ..route })],
-        [(1, eni)],
-        [(Ipv4Octets { octets: [10, 96, 0, 0] }, 12)],
-    )
-}
-
 fn ipv4(source: Ipv4Octets, destination: Ipv4Octets) -> Vec<u8> {
     let header = [0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0];
     [&[2, 0, 0, 0, 0, 1], &POD_MAC.octets[..], &[8, 0], &header, &source.octets, &destination.octets].concat()
 }
 
 fn judge(hook: Hook, ifindex: u32, bytes: &mut [u8]) -> Outcome {
-    let (routes, enis, stack_cidrs) = maps();
-    let maps = Maps { routes: &routes, enis: &enis, stack_cidrs: &stack_cidrs };
+    let route = PodRoute { ifindex: 7, epoch: 1, eni: 1, flags: 0, mac: POD_MAC, reserved: [0; 2] };
+    let eni = Eni { ifindex: 3, mtu: 1500, flags: 0, mac: ENI_MAC, gateway_mac: GATEWAY_MAC };
+    let maps = Maps {
+        routes: &[(POD, route), (OTHER_POD, PodRoute { ifindex: 8, ..route })],
+        enis: &[(1, eni)],
+        stack_cidrs: &[(Ipv4Octets { octets: [10, 96, 0, 0] }, 12)],
+    };
     let arrival = Arrival { hook, ifindex, to_host: true, tag_beside: false, gso_size: 0 };
     decide(&Specified, &maps, &arrival, bytes)
 }

@@ -276,6 +276,9 @@ bugs! { BLIND:
         fn eni_may_deliver(&self, arrival: &Arrival) -> bool { arrival.to_host }
     }
     WrongPodInterface {
-        fn delivery_ifindex(&self, route: &PodRoute) -> u32 { route.ifindex + 1 }
+        fn delivery_ifindex(&self, route: &PodRoute) -> u32 { !route.ifindex }
+    }
+    WrongEniInterface {
+        fn exit_ifindex(&self, eni: &Eni) -> u32 { !eni.ifindex }
     }
 }

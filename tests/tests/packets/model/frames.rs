@@ -49,7 +49,14 @@ impl Generator<'_> {
                 }
                 packet.build()
             }
-            66..84 => self.arp(&sender, to_mac).build(),
+            66..84 => {
+                let mut frame = self.arp(&sender, to_mac).build();
+                if self.one_in(5) {
+                    // Hardware type, protocol type and both lengths.
+                    frame[14 + self.rng.random_range(0..6)] ^= 1 << self.rng.random_range(0..8);
+                }
+                frame
+            }
             84..90 => self.tagged(&sender, to_mac),
             90..94 => {
                 let body = self.random_bytes(80);
@@ -111,7 +118,7 @@ impl Generator<'_> {
             _ => self.destination(),
         };
         let enis = self.world.enis.iter();
-        let eni = pod.and_then(|(_, route)| enis.map(|it| *it).find(|it| it.0 == u32::from(route.eni)));
+        let eni = pod.and_then(|(_, route)| enis.copied().find(|it| it.0 == u32::from(route.eni)));
         Sender { addr, mac, device, eni: eni.map(|(_, eni)| eni) }
     }
 
@@ -153,7 +160,11 @@ impl Generator<'_> {
     }
 
     fn ipv4(&mut self, sender: &Sender, to_mac: Mac) -> Ipv4Frame {
-        let destination = self.destination();
+        let local = self.one_in(4);
+        let mut destination = self.destination();
+        if let Some((pod, _)) = self.world.routes.choose(self.rng).filter(|_| local) {
+            destination = (*pod).into();
+        }
         let mut frame = Ipv4Frame::udp(sender.mac, to_mac, sender.addr, destination);
         if self.one_in(4) {
             frame.options = vec![1; 4 * self.rng.random_range(1..=10)];

@@ -43,8 +43,14 @@ fn without<T: Clone>(items: &[T], n: usize) -> Vec<T> {
 fn simpler_cases(case: &Case) -> impl Iterator<Item = Case> {
     let whole = (case.gso_size > 0).then(|| Case { gso_size: 0, ..case.clone() });
     let len = case.frame.len();
-    let lengths = [14, 34, 42, len / 2, len * 9 / 10, len - 1].into_iter().filter(move |cut| *cut < len);
-    let shorter = lengths.map(|cut| case.frame[..cut].to_vec());
+    let lengths = || [14, 34, 42, len / 2, len * 9 / 10, len - 1].into_iter().filter(move |cut| *cut < len);
+    let shorter = lengths().map(|cut| case.frame[..cut].to_vec());
+    // Many a rule is asked only when the header does not say that the packet is longer than it is.
+    let shorter_ipv4 = lengths().filter(|cut| *cut >= 34).map(|cut| {
+        let mut frame = case.frame[..cut].to_vec();
+        frame[16..18].copy_from_slice(&u16::try_from(cut - 14).expect("a short frame").to_be_bytes());
+        frame
+    });
     let zeros = |from: usize, to: usize| {
         let mut frame = case.frame.clone();
         frame[from..to].fill(0);
@@ -53,7 +59,7 @@ fn simpler_cases(case: &Case) -> impl Iterator<Item = Case> {
     let duller =
         [64, 54, 42, 34].into_iter().filter(move |from| *from < len).map(move |from| zeros(from, len));
     let zeroed = (0..len.min(64)).map(move |at| zeros(at, at + 1));
-    let frames = shorter.chain(duller).chain(zeroed).map(Case::acceptable);
+    let frames = shorter.chain(shorter_ipv4).chain(duller).chain(zeroed).map(Case::acceptable);
     let frames = frames.filter(|frame| weight(frame) < weight(&case.frame));
     whole.into_iter().chain(frames.map(|frame| Case { frame, ..case.clone() }))
 }

@@ -124,9 +124,10 @@ fn random_eni(rng: &mut StdRng, devices: &[Device]) -> Eni {
 
 /// Around a likely address, of any length; the short ones, which hold nearly everything, seldom.
 fn random_cidr(rng: &mut StdRng) -> (Ipv4Octets, u32) {
-    let prefix_len = match rng.random_range(0..12) {
-        0 => rng.random_range(0..8),
-        1..4 => 32,
+    let prefix_len = match rng.random_range(0..16) {
+        0 => 0,
+        1 => rng.random_range(1..8),
+        2..6 => 32,
         _ => rng.random_range(8..32),
     };
     let addr = match rng.random_range(0..4) {
