@@ -5,8 +5,10 @@
 //! of what it stores.
 
 pub mod api;
+pub mod cli;
 pub mod cloud;
 pub mod controller;
+pub mod crds;
 pub mod dataplane;
 pub mod embedded;
 pub mod install;

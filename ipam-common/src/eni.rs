@@ -13,7 +13,7 @@ pub struct Eni {
     pub ifindex: u32,
     /// MTU of the ENI in bytes, without the Ethernet header.
     pub mtu: u32,
-    /// Bits of [`EniFlags`].
+    /// No bit is defined yet: always zero.
     pub flags: u32,
     /// The ENI's own MAC, the source of what it sends.
     pub mac: Mac,
@@ -24,12 +24,4 @@ pub struct Eni {
 impl Eni {
     /// An empty slot.
     pub const EMPTY: Self = Self { ifindex: 0, mtu: 0, flags: 0, mac: Mac::ZERO, gateway_mac: Mac::ZERO };
-}
-
-/// Bits of [`Eni::flags`].
-pub struct EniFlags;
-
-impl EniFlags {
-    /// The node's primary ENI.
-    pub const PRIMARY: u32 = 1;
 }

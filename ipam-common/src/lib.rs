@@ -18,9 +18,9 @@ pub mod stats;
 
 pub use addr::{Ipv4Octets, Ipv6Octets, Mac};
 pub use drops::{DROP_REASONS, DropReason};
-pub use eni::{Eni, EniFlags, MAX_ENIS};
+pub use eni::{Eni, MAX_ENIS};
 pub use flow::StackFlow;
-pub use route::{PodRoute, RouteFlags};
+pub use route::PodRoute;
 pub use stats::{DropCount, PodStats};
 
 /// Version of the layout of all pinned maps. An agent refuses to adopt maps of a version it does not know.

@@ -15,18 +15,10 @@ pub struct PodRoute {
     pub epoch: u32,
     /// Slot in `ENIS` of the ENI that owns the address; 0: none.
     pub eni: u16,
-    /// Bits of [`RouteFlags`].
+    /// No bit is defined yet: always zero.
     pub flags: u16,
     /// The pod's own MAC.
     pub mac: Mac,
     /// Always zero.
     pub reserved: [u8; 2],
-}
-
-/// Bits of [`PodRoute::flags`].
-pub struct RouteFlags;
-
-impl RouteFlags {
-    /// The address is static: it is retained when the pod goes.
-    pub const STATIC: u16 = 1;
 }

@@ -358,23 +358,42 @@ impl Cluster {
         Ok(())
     }
 
+    /// Whether kubectl is installed on this machine.
+    #[must_use]
+    pub fn has_kubectl(&self) -> bool {
+        std::process::Command::new("kubectl").arg("version").arg("--client").output().is_ok()
+    }
+
     /// Runs kubectl on the controller's machine.
     ///
     /// # Errors
     /// It is not installed, or fails: with what it printed.
     pub fn kubectl(&self, args: &[&str]) -> anyhow::Result<String> {
+        self.on_ctl("kubectl".as_ref(), args)
+    }
+
+    /// Runs ipamctl on the controller's machine.
+    ///
+    /// # Errors
+    /// It is not built, or fails: with what it printed.
+    pub fn ipamctl(&self, args: &[&str]) -> anyhow::Result<String> {
+        self.on_ctl(&binary("ipamctl")?, args)
+    }
+
+    fn on_ctl(&self, program: &std::path::Path, args: &[&str]) -> anyhow::Result<String> {
+        let name = program.display();
         let output = self
             .lab
             .ctl()
-            .command("kubectl")
+            .command(program)
             .env("KUBECONFIG", self.kubeconfig())
             .env("HOME", self.lab.ctl().dir())
             .args(args)
             .output()
-            .context("kubectl: not installed? cargo xtask setup")?;
+            .with_context(|| format!("{name}: not installed? cargo xtask setup"))?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         if !output.status.success() {
-            bail!("kubectl {args:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+            bail!("{name} {args:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
         }
         Ok(text)
     }

@@ -47,7 +47,7 @@ async fn add_is_not_idempotent_and_del_is() {
     for netns in [None, Some("/run/netns/gone-after-reboot")] {
         sandbox.cni("DEL", &[("CNI_NETNS", netns)], &conf).unwrap().ok().unwrap();
     }
-    assert_eq!(cluster.node("node-a").leftovers().unwrap(), Vec::<String>::new());
+    cluster.node("node-a").wait_until_clean().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -174,5 +174,5 @@ async fn bad_calls_name_what_is_wrong() {
         assert!(error.to_string().contains(words), "{error} does not name {words}");
     }
     assert_eq!(NETWORK, "eni-ipam");
-    assert_eq!(cluster.node("node-a").leftovers().unwrap(), Vec::<String>::new());
+    cluster.node("node-a").wait_until_clean().await.unwrap();
 }

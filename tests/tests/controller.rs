@@ -1,6 +1,8 @@
 //! The controller, killed between every two writes and refused at every call of the cloud: what it does
 //! afterwards.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
+
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 

@@ -1,6 +1,8 @@
 //! A real container runtime on a machine with no cluster: `podman run --name web-0` twice gets the same address,
 //! and its packets go by eBPF.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
+
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -12,7 +14,7 @@ use ipam_lab::lab::node::LabNode;
 use ipam_lab::lab::process::{LabProcess, binary};
 use ipam_lab::world::{World, WorldEni};
 
-const ENI: &str = "eni-bare";
+const ENI: &str = "eni-second";
 const MAC: &str = "02:00:0a:00:01:14";
 
 /// A machine with one more ENI, `ipam-agent standalone`, and podman with folders of its own.

@@ -1,7 +1,8 @@
-//! Every developer command: `cargo xtask setup|build|test|demo`.
+//! Every developer command: `cargo xtask setup|build|generate|test|demo`.
 
 mod binaries;
 mod demo;
+mod generate;
 mod setup;
 mod test;
 
@@ -31,6 +32,8 @@ enum Command {
         #[arg(long)]
         release: bool,
     },
+    /// Write the files that are made from code: the CRDs under `deploy/`
+    Generate,
     /// Run the tests, all of them or the named groups
     Test(test::Args),
     /// Tell the story: static pods on two nodes, with real packets, each step checked
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Setup { check } => setup::run(check),
         Command::Build { release } => binaries::run(release),
+        Command::Generate => generate::run(),
         Command::Test(args) => test::run(&args),
         Command::Demo(args) => demo::run(&args),
     };

@@ -61,6 +61,10 @@ pub fn ensure(scope: Scope) -> Result<()> {
 }
 
 fn complete(host: &mut Host, scope: Scope) -> Result<()> {
+    if let Some(update) = plan::refresh(host, scope) {
+        install::all(&[update])?;
+        *host = probe::probe();
+    }
     for round in 0..ROUNDS {
         let mut steps = plan::steps(host, scope);
         // Optional things are tried once.

@@ -27,7 +27,7 @@ pub const MIN_EXPIRED_DURATION: Duration = Duration::from_secs(300);
 pub struct AddressWish {
     /// Absent: the controller's default.
     pub delete_policy: Option<DeletePolicy>,
-    /// As written, already checked by [`parse_expiry`].
+    /// In the form of [`format_expiry`].
     pub expired_duration: Option<String>,
     /// See [`NOMINATED_IP`].
     pub nominated_ip: Option<IpAddr>,
@@ -78,7 +78,7 @@ impl AddressWish {
         }
         if let Some((key, value)) = find(EXPIRED_DURATION) {
             match parse_expiry(value) {
-                Ok(_) => wish.expired_duration = Some(value.trim().to_owned()),
+                Ok(expiry) => wish.expired_duration = Some(format_expiry(expiry)),
                 Err(problem) => {
                     // Likewise: an unreadable time never expires.
                     wish.expired_duration = Some("never".to_owned());
@@ -87,8 +87,9 @@ impl AddressWish {
             }
         }
         if let Some((key, value)) = find(NOMINATED_IP) {
-            match value.trim().parse() {
-                Ok(ip) => wish.nominated_ip = Some(ip),
+            match value.trim().parse::<IpAddr>() {
+                // The schema of a claim knows no IPv4 address in the clothes of an IPv6 one.
+                Ok(ip) => wish.nominated_ip = Some(ip.to_canonical()),
                 Err(_) => refuse(key, value, "is no IP address", "write one address such as 10.0.1.7"),
             }
         }
@@ -117,6 +118,22 @@ pub fn parse_expiry(text: &str) -> Result<Option<Duration>, &'static str> {
         Ok(duration) if duration < MIN_EXPIRED_DURATION => Err("is shorter than 5m"),
         Ok(duration) => Ok(Some(duration)),
     }
+}
+
+/// Writes a retention as a claim has it: hours, minutes and seconds (`1h30m`), which is what a rule of the schema can
+/// read, or `never`. Parts of a second round up, so that no address goes early; more than 292 years, which such a
+/// rule cannot hold, are `never`.
+#[must_use]
+pub fn format_expiry(expiry: Option<Duration>) -> String {
+    /// The longest duration of CEL: 2^63 nanoseconds.
+    const LONGEST: Duration = Duration::from_secs(i64::MAX.unsigned_abs() / 1_000_000_000);
+    let Some(expiry) = expiry.filter(|expiry| *expiry < LONGEST) else { return "never".to_owned() };
+    let seconds = expiry.as_secs() + u64::from(expiry.subsec_nanos() > 0);
+    [(seconds / 3600, 'h'), (seconds / 60 % 60, 'm'), (seconds % 60, 's')]
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, unit)| format!("{count}{unit}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -169,5 +186,21 @@ mod tests {
         assert_eq!(parse_expiry("299s"), Err("is shorter than 5m"));
         assert_eq!(parse_expiry("300s"), Ok(Some(MIN_EXPIRED_DURATION)));
         assert_eq!(parse_expiry("Never"), Ok(None));
+    }
+    #[test]
+    fn expiry_is_written_so_that_the_schema_can_read_it() {
+        for (text, written) in [
+            ("300s", "5m"),
+            ("1h 30min", "1h30m"),
+            ("7d", "168h"),
+            ("1h1m1s", "1h1m1s"),
+            ("300001ms", "5m1s"),
+            ("NEVER", "never"),
+            ("1000years", "never"),
+        ] {
+            let expiry = parse_expiry(text).unwrap();
+            assert_eq!(format_expiry(expiry), written);
+            assert!(parse_expiry(written).unwrap().is_none_or(|read| Some(read) >= expiry), "{text}");
+        }
     }
 }

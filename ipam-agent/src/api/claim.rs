@@ -1,13 +1,18 @@
 //! `VpcIPClaim`: what a pod of this name needs.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use kube::CustomResource;
+use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A pod's need for an address. Namespace and name are the pod's; the object outlives the pod when
-/// [`VpcIPClaimSpec::delete_policy`] is [`DeletePolicy::Never`].
-#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+use super::vpc_ip::IS_IP;
+
+/// CEL: what [`crate::api::annotations::format_expiry`] writes. `duration()` knows hours, minutes and seconds only.
+const IS_EXPIRY: &str =
+    "self == 'never' || (self.matches('^([0-9]+[hms])+$') && duration(self) >= duration('5m'))";
+
+/// What the pod asks for. The claim outlives the pod when the policy is `Never`.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "eni-ipam.dev",
     version = "v1",
@@ -15,15 +20,25 @@ use serde::{Deserialize, Serialize};
     plural = "vpcipclaims",
     singular = "vpcipclaim",
     shortname = "vipc",
+    category = "eni-ipam",
+    doc = "A pod's need for an address. Namespace and name are the pod's; it outlives the pod when its deletePolicy is Never.",
     namespaced,
     status = "VpcIPClaimStatus",
     derive = "PartialEq",
+    selectable = ".status.phase",
+    selectable = ".status.nodeName",
+    selectable = ".spec.deletePolicy",
     printcolumn = r#"{"name":"Address","type":"string","jsonPath":".status.address"}"#,
     printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
-    printcolumn = r#"{"name":"Policy","type":"string","jsonPath":".spec.deletePolicy"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].reason","description":"Bound, or what the claim waits for; describe has the sentence"}"#,
+    printcolumn = r#"{"name":"Policy","type":"string","jsonPath":".spec.deletePolicy","description":"Never: the address is static; Immediate: it goes with the pod"}"#,
     printcolumn = r#"{"name":"Node","type":"string","jsonPath":".status.nodeName"}"#,
-    printcolumn = r#"{"name":"Epoch","type":"integer","jsonPath":".status.epoch"}"#,
-    printcolumn = r#"{"name":"Retained","type":"date","jsonPath":".status.detachedAt"}"#,
+    printcolumn = r#"{"name":"Epoch","type":"integer","jsonPath":".status.epoch","description":"Epoch of the last binding"}"#,
+    printcolumn = r#"{"name":"Retained","type":"date","jsonPath":".status.detachedAt","description":"Since when the address is kept without a pod"}"#,
+    printcolumn = r#"{"name":"Expires","type":"string","jsonPath":".status.expireAt","description":"When the retained address is reclaimed; none: never"}"#,
+    printcolumn = r#"{"name":"Owner-Kind","type":"string","priority":1,"jsonPath":".spec.owner.kind"}"#,
+    printcolumn = r#"{"name":"Owner","type":"string","priority":1,"jsonPath":".spec.owner.name"}"#,
+    printcolumn = r#"{"name":"Pod-UID","type":"string","priority":1,"jsonPath":".status.podUID"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
@@ -34,12 +49,17 @@ pub struct VpcIPClaimSpec {
     /// How long a retained address is kept after the pod is detached: a duration such as `1h30m`, at least
     /// `5m`, or `never`. Absent: the controller's `--claim-expired-duration`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new(IS_EXPIRY).message("write a duration of at least 5m such as 1h30m, or never"))]
     pub expired_duration: Option<String>,
     /// The one address this pod wants.
     #[serde(rename = "nominatedIP", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 45))]
+    #[x_kube(validation = Rule::new(IS_IP).message("write one IP address such as 10.0.1.7"))]
     pub nominated_ip: Option<String>,
     /// The subnets the address may come from; empty: any subnet of the node's zone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(inner(length(min = 1, max = 253)))]
     pub nominated_subnets: Vec<String>,
     /// The workload at the top of the pod's owner chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -71,7 +91,7 @@ pub struct OwnerWorkload {
 }
 
 /// What has become of a claim.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VpcIPClaimStatus {
     /// Where the claim stands.
@@ -88,6 +108,7 @@ pub struct VpcIPClaimStatus {
     pub pod_uid: Option<String>,
     /// Epoch of the last binding.
     #[serde(default)]
+    #[schemars(range(min = 0))]
     pub epoch: i64,
     /// When the last pod was seen detached. Retention counts from here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -95,8 +116,9 @@ pub struct VpcIPClaimStatus {
     /// When the retained address will be reclaimed; absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expire_at: Option<Time>,
-    /// Why the claim waits, if it does. Types are in [`crate::api::condition`].
+    /// Why the claim waits, if it does: the types `Ready` and `DeletionPendingInUse`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }
 

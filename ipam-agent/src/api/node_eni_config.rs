@@ -1,11 +1,12 @@
 //! `NodeENIConfig`: what a node may have, and its ENIs.
 
-use kube::CustomResource;
+use ipam_common::{MAX_ENIS, maps::MAX_PODS};
+use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Limits and ENIs of a node. The name is the node's.
-#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// What the node may have. The limits are the operator's to change; the rest is taken from the node.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "eni-ipam.dev",
     version = "v1",
@@ -13,13 +14,16 @@ use serde::{Deserialize, Serialize};
     plural = "nodeeniconfigs",
     singular = "nodeeniconfig",
     shortname = "nec",
+    category = "eni-ipam",
+    doc = "What a node may have, and its ENIs. The name is the node's.",
     status = "NodeENIConfigStatus",
     derive = "PartialEq",
     printcolumn = r#"{"name":"Instance","type":"string","jsonPath":".spec.instanceID"}"#,
     printcolumn = r#"{"name":"Zone","type":"string","jsonPath":".spec.zone"}"#,
+    printcolumn = r#"{"name":"ENIs","type":"integer","jsonPath":".status.eniCount","description":"Attached ENIs that carry pods"}"#,
     printcolumn = r#"{"name":"Max-ENIs","type":"integer","jsonPath":".spec.maxENIs"}"#,
-    printcolumn = r#"{"name":"IPs-per-ENI","type":"integer","jsonPath":".spec.maxIPsPerENI"}"#,
-    printcolumn = r#"{"name":"ENIs","type":"integer","jsonPath":".status.eniCount"}"#,
+    printcolumn = r#"{"name":"IPs-per-ENI","type":"integer","jsonPath":".spec.maxIPsPerENI","description":"Secondary addresses that one ENI can have"}"#,
+    printcolumn = r#"{"name":"Message","type":"string","priority":1,"jsonPath":".status.message","description":"The last error of creating or attaching an ENI"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
@@ -27,26 +31,31 @@ pub struct NodeENIConfigSpec {
     /// The cloud's name of the machine: the last part of the node's `spec.providerID`, or the node's name
     /// where it has none.
     #[serde(rename = "instanceID")]
+    #[schemars(length(min = 1, max = 253))]
     pub instance_id: String,
     /// Zone of the machine (`topology.kubernetes.io/zone`). New ENIs come from subnets of this zone.
     pub zone: String,
-    /// Secondary ENIs that the machine can take.
+    /// Secondary ENIs that the machine can take. The node's eBPF maps hold 64.
     #[serde(rename = "maxENIs")]
+    #[schemars(range(min = 0, max = MAX_ENIS), extend("format" = "int32"))]
     pub max_enis: u32,
-    /// Secondary addresses of one ENI; its primary address is not counted.
+    /// Secondary addresses of one ENI; its primary address is not counted. The node's eBPF maps hold 4096 pods.
     #[serde(rename = "maxIPsPerENI")]
+    #[schemars(range(min = 1, max = MAX_PODS), extend("format" = "int32"))]
     pub max_ips_per_eni: u32,
 }
 
 /// What a node has.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeENIConfigStatus {
     /// Number of ENIs that are attached.
     #[serde(default)]
+    #[schemars(extend("format" = "int32"))]
     pub eni_count: u32,
     /// The node's ENIs that may carry pods, by ID. The agent brings up those that are attached.
     #[serde(default)]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["id".into()]))]
     pub enis: Vec<EniStatus>,
     /// The last error of creating or attaching an ENI, in the cloud's own words.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -60,6 +69,7 @@ pub struct EniStatus {
     /// The cloud's name of the ENI.
     pub id: String,
     /// Its MAC, lower case with colons.
+    #[schemars(regex(pattern = r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$"))]
     pub mac: String,
     /// Its subnet.
     #[serde(rename = "subnetID")]

@@ -1,13 +1,23 @@
 //! `VpcIP`: an address that is taken.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::CustomResource;
+use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-/// An address that is taken. [`VpcIP::name_of`] gives its name; two objects of one address cannot exist.
-#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// CEL: a text is an IP address. The library `ip` is in Kubernetes 1.31.
+pub(super) const IS_IP: &str = "isIP(self)";
+
+/// CEL: what [`VpcIP::name_of`] does. One address has one name, or creating it would be no lock.
+const NAMED_BY_ADDRESS: &str = "!isIP(self.spec.ip) || (ip(self.spec.ip).family() == 4 \
+     ? self.metadata.name == self.spec.ip \
+     : self.metadata.name.matches('^[0-9a-f]{4}(-[0-9a-f]{4}){7}$') \
+       && isIP(self.metadata.name.replace('-', ':')) \
+       && ip(self.metadata.name.replace('-', ':')) == ip(self.spec.ip))";
+
+/// An address that is taken: what never changes while it is.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "eni-ipam.dev",
     version = "v1",
@@ -15,18 +25,36 @@ use std::net::IpAddr;
     plural = "vpcips",
     singular = "vpcip",
     shortname = "vip",
+    category = "eni-ipam",
+    doc = "An address that is taken, and by whom. Its name is the address: two objects of one address cannot exist.",
     status = "VpcIPStatus",
     derive = "PartialEq",
+    validation = Rule::new(NAMED_BY_ADDRESS)
+        .message("the name must be the address itself; IPv6 in eight groups of four digits joined by dashes"),
     selectable = ".status.nodeName",
-    printcolumn = r#"{"name":"Type","type":"string","jsonPath":".spec.type"}"#,
+    selectable = ".status.phase",
+    selectable = ".spec.type",
+    selectable = ".spec.claimRef.namespace",
+    selectable = ".spec.claimRef.name",
+    printcolumn = r#"{"name":"Type","type":"string","jsonPath":".spec.type","description":"Pod, or ENI for the primary address of an ENI"}"#,
     printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
     printcolumn = r#"{"name":"Namespace","type":"string","jsonPath":".spec.claimRef.namespace"}"#,
-    printcolumn = r#"{"name":"Claim","type":"string","jsonPath":".spec.claimRef.name"}"#,
+    printcolumn = r#"{"name":"Claim","type":"string","jsonPath":".spec.claimRef.name","description":"The claim that holds the address, named as its pod"}"#,
     printcolumn = r#"{"name":"Node","type":"string","jsonPath":".status.nodeName"}"#,
     printcolumn = r#"{"name":"ENI","type":"string","jsonPath":".status.eniID"}"#,
-    printcolumn = r#"{"name":"Epoch","type":"integer","jsonPath":".status.epoch"}"#,
-    printcolumn = r#"{"name":"Expires","type":"date","jsonPath":".status.expireAt"}"#,
+    printcolumn = r#"{"name":"Epoch","type":"integer","jsonPath":".status.epoch","description":"How often the address was bound"}"#,
+    printcolumn = r#"{"name":"Detached","type":"date","jsonPath":".status.detached.at","description":"Since when its node has not used it any more"}"#,
+    printcolumn = r#"{"name":"Expires","type":"string","jsonPath":".status.expireAt","description":"When the retained address is reclaimed; none: never"}"#,
+    printcolumn = r#"{"name":"Subnet","type":"string","priority":1,"jsonPath":".spec.subnetID"}"#,
+    printcolumn = r#"{"name":"Pod-UID","type":"string","priority":1,"jsonPath":".status.podUID"}"#,
+    printcolumn = r#"{"name":"Message","type":"string","priority":1,"jsonPath":".status.message","description":"The last error, in the cloud's own words"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[x_kube(
+    validation = Rule::new("self == oldSelf")
+        .message("the spec of a VpcIP never changes: delete the claim that holds the address, and it is released"),
+    validation = Rule::new("(self.type == 'Pod') == has(self.claimRef)")
+        .message("an address of type Pod needs a claimRef, and one of type ENI has none"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct VpcIPSpec {
@@ -34,9 +62,12 @@ pub struct VpcIPSpec {
     #[serde(rename = "type")]
     pub type_: VpcIPType,
     /// The address, in its usual notation.
+    #[schemars(length(max = 45))]
+    #[x_kube(validation = Rule::new(IS_IP).message("must be one IP address such as 10.0.1.7"))]
     pub ip: String,
     /// Subnet of the address.
     #[serde(rename = "subnetID")]
+    #[schemars(length(min = 1, max = 253))]
     pub subnet_id: String,
     /// The claim that holds the address; absent for an ENI's primary address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,15 +88,22 @@ pub enum VpcIPType {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ClaimRef {
     /// Namespace of the claim and its pod.
+    #[schemars(length(min = 1, max = 63))]
     pub namespace: String,
     /// Name of the claim and its pod.
+    #[schemars(length(min = 1, max = 253))]
     pub name: String,
     /// UID of the claim.
+    #[schemars(length(min = 1, max = 128))]
     pub uid: String,
 }
 
 /// State of an address.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("self.phase != 'Bound' || (has(self.nodeName) && has(self.eniID))")
+        .message("a Bound address is on an ENI of a node"),
+)]
 #[serde(rename_all = "camelCase")]
 pub struct VpcIPStatus {
     /// Where the address stands in its life.
@@ -82,6 +120,8 @@ pub struct VpcIPStatus {
     pub pod_uid: Option<String>,
     /// Raised by one at each bind; 0: never bound. A release that names another epoch does nothing.
     #[serde(default)]
+    #[schemars(range(min = 0))]
+    #[x_kube(validation = Rule::new("self >= oldSelf").message("an epoch never goes back"))]
     pub epoch: i64,
     /// The node agent's word that nothing on the node uses the address any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -179,8 +179,8 @@ impl<'a> Reconciliation<'a> {
                     })
                     .await?;
                 }
-                self.claim_status(ClaimPhase::Pending, (false, reason, &message), |_| {}).await?;
-                if let Some(pod) = self.pod_ref.clone() {
+                let news = self.claim_status(ClaimPhase::Pending, (false, reason, &message), |_| {}).await?;
+                if let Some(pod) = self.pod_ref.clone().filter(|_| news) {
                     self.context.warn(pod, reason, "BindAddress", &message).await;
                 }
                 Ok(Action::requeue(self.context.config.retry))
@@ -202,7 +202,8 @@ impl<'a> Reconciliation<'a> {
                 conditions: std::mem::take(&mut status.conditions),
             };
         })
-        .await
+        .await?;
+        Ok(())
     }
 
     async fn wait(self, wait: Wait, again: Option<Duration>) -> Result<Action, ReconcileError> {
@@ -265,14 +266,14 @@ impl<'a> Reconciliation<'a> {
         write::status(&self.context.ips(), ip, |ip| change(ip.status.get_or_insert_default())).await
     }
 
-    /// Writes phase, readiness and whatever else changes; no request when nothing does.
+    /// Writes phase, readiness and whatever else changes; no request, and `false`, when nothing does.
     async fn claim_status(
         &self,
         phase: ClaimPhase,
         (ready, reason, message): (bool, &str, &str),
         change: impl FnOnce(&mut VpcIPClaimStatus),
-    ) -> Result<(), ReconcileError> {
-        write::status(&self.claims(), self.claim, |claim| {
+    ) -> Result<bool, ReconcileError> {
+        let written = write::status(&self.claims(), self.claim, |claim| {
             let status = claim.status.get_or_insert_default();
             change(status);
             status.phase = phase;
@@ -286,7 +287,7 @@ impl<'a> Reconciliation<'a> {
             );
         })
         .await?;
-        Ok(())
+        Ok(written.status != self.claim.status)
     }
 }
 

@@ -34,8 +34,11 @@ pub async fn reconcile(pod: Arc<Pod>, context: Arc<Context>) -> Result<Action, R
         owner: owner(&pod),
     };
     if cached.as_ref().is_none_or(|claim| claim.spec != spec) {
-        for problem in bad {
-            context.warn(pod.object_ref(&()), "BadAnnotation", "ReadAnnotations", &problem.to_string()).await;
+        let problems: Vec<String> = bad.iter().map(ToString::to_string).collect();
+        if !problems.is_empty() {
+            context
+                .warn(pod.object_ref(&()), "BadAnnotation", "ReadAnnotations", &problems.join(" | "))
+                .await;
         }
     }
     let api = context.claims(&namespace);

@@ -103,6 +103,39 @@ impl ClusterNode {
         Ok(found)
     }
 
+    /// Waits until nothing of any pod is left on the node: interfaces go after the answer to DEL.
+    ///
+    /// # Errors
+    /// What is left.
+    pub async fn wait_until_clean(&self) -> anyhow::Result<()> {
+        let mut left = Vec::new();
+        eventually("the node to be clean", async || {
+            left = self.leftovers().unwrap_or_else(|error| vec![format!("{error:#}")]);
+            left.is_empty()
+        })
+        .await
+        .with_context(|| format!("left: {left:?}"))
+    }
+
+    /// The programs on the ingress hook of each interface that has any, by the interface's index.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn tcx_programs(&self) -> anyhow::Result<BTreeMap<u32, Vec<String>>> {
+        let ns = self.machine.ns();
+        let links: Vec<u32> = ns.rtnl().links()?.iter().map(|link| link.header.index).collect();
+        ns.run(|| {
+            let mut hooks = BTreeMap::new();
+            for ifindex in links {
+                let programs = ipam_agent::dataplane::tcx_programs(ifindex)?;
+                if !programs.is_empty() {
+                    hooks.insert(ifindex, programs);
+                }
+            }
+            Ok(hooks)
+        })
+    }
+
     /// The entries of one of the node's maps, as bpftool prints them in JSON.
     ///
     /// # Errors

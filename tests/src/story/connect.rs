@@ -8,19 +8,19 @@ use crate::lab::traffic::ping;
 
 pub async fn pods_come_up(stage: &mut Stage) -> Seen {
     let mut lines = Vec::new();
-    let pods: [(&str, &str, &[(&str, &str)]); 4] = [
-        ("web-0", "node-a", &[STATIC]),
-        ("web-1", "node-b", &[STATIC]),
-        ("job-0", "node-a", &[]),
-        ("job-1", "node-b", &[]),
-    ];
-    for (name, node, annotations) in pods {
+    for (name, node, is_static) in [
+        ("web-0", "node-a", true),
+        ("web-1", "node-b", true),
+        ("job-0", "node-a", false),
+        ("job-1", "node-b", false),
+    ] {
         let start = std::time::Instant::now();
+        let annotations = if is_static { &[STATIC][..] } else { &[] };
         let pod = stage.cluster.run_pod(name, node, annotations).await?;
         let ip = pod.ip();
         let status = stage.vip(ip).await?.unwrap_or_default();
         ensure!(status.node_name.as_deref() == Some(node) && status.epoch == 1, "{name}: {status:?}");
-        let kind = if annotations.is_empty() { "plain " } else { "static" };
+        let kind = if is_static { "static" } else { "plain" };
         let eni = stage.eni_of(ip).await?;
         lines.push(format!("{name} ({kind}) on {node}: {ip} on {eni}, {}", super::millis(start.elapsed())));
         stage.pods.put(name, pod);

@@ -6,13 +6,17 @@ use super::{Seen, Stage};
 use crate::lab::traffic::UdpStream;
 
 pub async fn objects(stage: &mut Stage) -> Seen {
-    let text = stage.cluster.kubectl(&["get", "vip,vipc,nec", "--all-namespaces"])?;
+    let text = if stage.cluster.has_kubectl() {
+        stage.cluster.kubectl(&["get", "vip,vipc,nec", "--all-namespaces"])?
+    } else {
+        stage.cluster.ipamctl(&["get", "vip,vipc,nec"])?
+    };
     for pod in ["web-0", "web-1", "job-0", "job-1"] {
         let ip = stage.ip(pod).to_string();
         ensure!(text.matches(&ip).count() >= 2, "{ip} of {pod} is missing in:\n{text}");
     }
     for node in ["node-a", "node-b"] {
-        ensure!(text.contains(&format!("/{node}")), "{node} is missing in:\n{text}");
+        ensure!(text.matches(node).count() > 1, "{node} is missing in:\n{text}");
     }
     Ok(text.lines().map(str::to_owned).collect())
 }

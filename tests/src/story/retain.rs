@@ -2,6 +2,7 @@
 
 use anyhow::ensure;
 use ipam_agent::api::{IpPhase, VpcIPClaim};
+use kube::api::DeleteParams;
 
 use super::tools::talk;
 use super::{STATIC, Seen, Stage};
@@ -48,8 +49,12 @@ pub async fn goes_back(stage: &mut Stage) -> Seen {
 pub async fn delete_waits(stage: &mut Stage) -> Seen {
     let pod = stage.pods.take("web-1");
     let ip = pod.ip();
-    stage.cluster.kubectl(&["delete", "vipc", "web-1", "--wait=false"])?;
     let claims = stage.cluster.api::<VpcIPClaim>();
+    if stage.cluster.has_kubectl() {
+        stage.cluster.kubectl(&["delete", "vipc", "web-1", "--wait=false"])?;
+    } else {
+        claims.delete("web-1", &DeleteParams::default()).await?;
+    }
     eventually("the condition DeletionPendingInUse", async || {
         let claim = claims.get_opt("web-1").await.ok().flatten();
         claim.and_then(|claim| claim.status).is_some_and(|status| {

@@ -166,8 +166,8 @@ pub const ITEMS: &[Item] = &[
     command(
         "kubectl",
         &["version", "--client"],
-        "shows the objects; `ipamctl` does it otherwise",
-        Scope::Extra,
+        "renders `deploy/` in a test, and shows the objects",
+        Scope::Test,
         Packages {
             apt: "kubernetes-client",
             dnf: "kubernetes-client",

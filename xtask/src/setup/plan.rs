@@ -187,6 +187,14 @@ pub fn steps(host: &Host, scope: Scope) -> Vec<Step> {
     steps
 }
 
+/// What comes before the first plan when anything is missing: lists that are there may be old, or of fewer sources
+/// than are configured by now. Without a network the plan goes on with what they offer.
+pub fn refresh(host: &Host, scope: Scope) -> Option<Step> {
+    let can = host.root && host.family == Family::Apt;
+    (can && !steps(host, scope).is_empty())
+        .then(|| Step { optional: true, ..Step::new("package lists may be old", "apt-get update").by_root() })
+}
+
 fn installable(host: &Host, item: &Item) -> bool {
     host.root && host.family == Family::Apt && (!host.apt_lists || host.offers(item.packages.apt))
 }

@@ -180,14 +180,17 @@ fn an_old_kernel_cannot_be_installed_from_here() {
 #[test]
 fn optional_things_never_stop_anybody() {
     let mut host = Host { root: false, ..complete() };
-    host.found.remove("kubectl");
     host.found.remove("tcpdump");
     assert_eq!(commands(&host, Scope::Extra), Vec::<String>::new());
     host.root = true;
-    assert_eq!(
-        commands(&host, Scope::Extra),
-        ["apt-get install --yes --no-install-recommends kubernetes-client tcpdump"]
-    );
+    assert_eq!(commands(&host, Scope::Extra), ["apt-get install --yes --no-install-recommends tcpdump"]);
     host.offered.clear();
     assert_eq!(commands(&host, Scope::Extra), Vec::<String>::new());
+}
+
+#[test]
+fn lists_are_refreshed_before_anything_is_installed() {
+    let update = refresh(&debian_bare(), Scope::Build).map(|step| step.command);
+    assert_eq!(update.as_deref(), Some("apt-get update"));
+    assert_eq!(refresh(&Host { root: false, ..debian_bare() }, Scope::Build), None, "only root can");
 }

@@ -1,7 +1,7 @@
 //! The file of the embedded API: restarts, crashes, damage. And the limits of what is kept in memory.
 
 #[path = "api_seam/suite.rs"]
-#[allow(dead_code, unused_macros, unused_imports, reason = "the cases run in embedded_conformance")]
+#[allow(dead_code, unused_macros, unused_imports, reason = "the cases run in api_conformance")]
 mod suite;
 
 use std::collections::BTreeSet;

@@ -1,7 +1,7 @@
 //! The embedded API's listener, through stock `kubectl` and through a client of another process's kind.
 
 #[path = "api_seam/suite.rs"]
-#[allow(dead_code, unused_macros, unused_imports, reason = "the cases run in embedded_conformance")]
+#[allow(dead_code, unused_macros, unused_imports, reason = "the cases run in api_conformance")]
 mod suite;
 
 use std::path::{Path, PathBuf};
@@ -153,7 +153,7 @@ async fn kubectl_shows_tables() {
     let vip = table(&text);
     assert_eq!(
         vip[0],
-        ["NAME", "TYPE", "PHASE", "NAMESPACE", "CLAIM", "NODE", "ENI", "EPOCH", "EXPIRES", "AGE"]
+        ["NAME", "TYPE", "PHASE", "NAMESPACE", "CLAIM", "NODE", "ENI", "EPOCH", "DETACHED", "EXPIRES", "AGE"]
     );
     assert_eq!(vip[1][..6], ["10.0.1.5", "Pod", "Bound", "default", "web-0", "node-a"]);
     assert!(vip[1].last().is_some_and(|age| age.ends_with('s')), "{text}");
