@@ -11,4 +11,5 @@ mod delivery;
 mod fixture;
 mod from_eni;
 mod from_pod;
+mod model;
 mod raw;
