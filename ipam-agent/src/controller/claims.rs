@@ -15,6 +15,7 @@ use super::context::Context;
 use super::error::ReconcileError;
 use super::pool::{NotPlaced, PlaceRequest};
 use super::{views, write};
+use crate::api::annotations::AddressWish;
 use crate::api::condition::{self, reason};
 use crate::api::{
     ClaimPhase, ClaimRef, IN_USE_FINALIZER, IpPhase, VpcIP, VpcIPClaim, VpcIPClaimStatus, VpcIPStatus,
@@ -40,6 +41,8 @@ struct Reconciliation<'a> {
     ip: Option<Arc<VpcIP>>,
     pod_ref: Option<k8s_openapi::api::core::v1::ObjectReference>,
     seen: Observation,
+    /// The pod asks for another address or other subnets than the claim does yet.
+    outdated: bool,
 }
 
 impl<'a> Reconciliation<'a> {
@@ -69,13 +72,20 @@ impl<'a> Reconciliation<'a> {
             ip: ip_seen,
             now: Timestamp::now(),
         };
-        Ok(Self { context, claim, ip, pod_ref: pod.map(|pod| pod.object_ref(&())), seen })
+        let outdated = pod.as_ref().is_some_and(|pod| {
+            let (wish, _) = AddressWish::parse(pod.annotations());
+            wish.nominated_ip.map(|ip| ip.to_string()) != claim.spec.nominated_ip
+                || wish.nominated_subnets != claim.spec.nominated_subnets
+        });
+        Ok(Self { context, claim, ip, outdated, pod_ref: pod.map(|pod| pod.object_ref(&())), seen })
     }
 
     async fn act(self) -> Result<Action, ReconcileError> {
         let step = next_step(&self.seen);
         tracing::debug!(claim = %self.claim.name_any(), ?step, "step");
         match step {
+            // The reconciler of pods is about to tell the claim, which wakes this one.
+            Step::Bind { .. } if self.outdated => {}
             Step::Bind { node, pod_uid } => return self.bind(node, pod_uid).await,
             Step::Bound => {
                 if let Some(ip) = &self.ip {

@@ -83,7 +83,8 @@ pub async fn free(client: &Client, ip: &str) {
 /// Waits until a pod's claim is bound. Gives the address.
 pub async fn bound(client: &Client, pod: &Pod) -> String {
     let name = pod.metadata.name.as_deref().unwrap();
-    let claims = Api::<VpcIPClaim>::namespaced(client.clone(), pod.metadata.namespace.as_deref().unwrap());
+    let namespace = pod.metadata.namespace.clone().unwrap();
+    let claims = Api::<VpcIPClaim>::namespaced(client.clone(), &namespace);
     let mut last = None;
     eventually(&format!("{name} to be bound"), async || {
         last = claims.get_opt(name).await.unwrap().and_then(|claim| claim.status);
@@ -100,7 +101,8 @@ pub async fn bound(client: &Client, pod: &Pod) -> String {
 /// Waits until a claim has a condition with a reason. Gives the message.
 pub async fn reason(client: &Client, name: &str, reason: &str) -> String {
     let mut last = None;
-    let found = eventually(&format!("{name} to say {reason}"), async || {
+    let what = format!("{name} to say {reason}");
+    let found = eventually(&what, async || {
         last = claim(client, name).await;
         message(last.as_ref(), reason).is_some()
     });
