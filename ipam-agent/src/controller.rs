@@ -25,6 +25,7 @@ use crate::api::{DeletePolicy, NodeENIConfig, VpcIP, VpcIPClaim};
 use crate::cloud::EniProvider;
 
 mod addresses;
+mod census;
 mod claims;
 mod context;
 mod error;
@@ -109,6 +110,10 @@ pub async fn run(
     let claims_controller = ips.wakes(claims_controller, |ip| {
         let claim = ip.spec.claim_ref.as_ref()?;
         Some(ObjectRef::<VpcIPClaim>::new(&claim.name).within(&claim.namespace))
+    });
+    let claims_controller = ips.wakes(claims_controller, {
+        let claims = stores.claims.clone();
+        move |ip| census::waiting_for_room(ip, &claims.state())
     });
     let claims_controller = nodes.wakes(claims_controller, {
         let claims = stores.claims.clone();
