@@ -22,3 +22,7 @@ pub const GROUP: &str = "eni-ipam.dev";
 /// Finalizer of a claim: held while the address is in use, so that `kubectl delete vipc` of a live pod
 /// waits for the pod.
 pub const IN_USE_FINALIZER: &str = "eni-ipam.dev/in-use";
+
+/// Annotation of a claim that is being deleted: its value is the UID of the pod that loses its address although it
+/// lives. Any other value does nothing, so that a command meant for one pod cannot hit its successor.
+pub const FORCE_RELEASE: &str = "eni-ipam.dev/force-release";

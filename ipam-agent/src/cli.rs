@@ -38,6 +38,8 @@ enum Command {
     Standalone(Box<StandaloneCommand>),
     /// Put the CNI plugin and its configuration in place, or take them away.
     Install(InstallArgs),
+    /// Print the custom resource definitions as YAML.
+    Crds,
 }
 
 #[derive(Debug, Args)]
@@ -87,10 +89,10 @@ struct ControllerArgs {
     #[arg(long, default_value = "Immediate", value_parser = delete_policy)]
     default_delete_policy: DeletePolicy,
     /// Secondary ENIs that a node can take.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(..=64))]
     max_enis: u32,
     /// Secondary addresses of one ENI, its primary one not counted.
-    #[arg(long, default_value_t = 9)]
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=4096))]
     max_ips_per_eni: u32,
 }
 
@@ -131,44 +133,58 @@ impl ControllerArgs {
 /// # Errors
 /// What made it end, with file, field, value and remedy where there are such.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
-    if let Command::Install(args) = cli.command {
-        for (path, outcome) in crate::install::run(&args)? {
-            println!("{}: {outcome:?}", path.display());
+    match cli.command {
+        Command::Install(args) => {
+            for (path, outcome) in crate::install::run(&args)? {
+                println!("{}: {outcome:?}", path.display());
+            }
+            Ok(())
         }
-        return Ok(());
+        Command::Crds => {
+            print!("{}", crate::crds::yaml());
+            Ok(())
+        }
+        Command::Controller(command) => serve(async |stop| run_controller(*command, stop).await),
+        Command::Node(command) => serve(async |stop| run_node(*command, stop).await),
+        Command::Standalone(command) => serve(async |stop| run_standalone(*command, stop).await),
     }
+}
+/// Runs until the work ends or a signal says stop.
+fn serve(work: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>) -> anyhow::Result<()> {
     rustls::crypto::ring::default_provider().install_default().ok().context("TLS provider set twice")?;
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
-        let stop = stop_at_signal()?;
-        match cli.command {
-            Command::Controller(command) => {
-                let provider = command.provider.provider()?;
-                let (client, serving) = command.api.connect(&stop).await?;
-                let controller =
-                    controller::run(client, provider, command.controller.config(), stop.cancelled_owned());
-                tokio::try_join!(controller, serving)?;
-            }
-            Command::Node(command) => {
-                let (client, serving) = command.api.connect(&stop).await?;
-                tokio::try_join!(node::run(client, command.node.config(None), stop), serving)?;
-            }
-            Command::Standalone(command) => {
-                let provider = command.provider.provider()?;
-                let (client, serving) = command.embedded.connect(&stop).await?;
-                let config = command.node.config(Some(command.pods));
-                register_node(&client, &config.node_name).await?;
-                let controller = controller::run(
-                    client.clone(),
-                    provider,
-                    command.controller.config(),
-                    stop.clone().cancelled_owned(),
-                );
-                tokio::try_join!(controller, node::run(client, config, stop), serving)?;
-            }
-            Command::Install(_) => {}
-        }
-        Ok(())
-    })
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(async { work(stop_at_signal()?).await })
+}
+
+async fn run_controller(command: ControllerCommand, stop: CancellationToken) -> anyhow::Result<()> {
+    let provider = command.provider.provider()?;
+    let (client, serving) = command.api.connect(&stop).await?;
+    let controller = controller::run(client, provider, command.controller.config(), stop.cancelled_owned());
+    tokio::try_join!(controller, serving)?;
+    Ok(())
+}
+
+async fn run_node(command: NodeCommand, stop: CancellationToken) -> anyhow::Result<()> {
+    let (client, serving) = command.api.connect(&stop).await?;
+    tokio::try_join!(node::run(client, command.node.config(None), stop), serving)?;
+    Ok(())
+}
+
+async fn run_standalone(command: StandaloneCommand, stop: CancellationToken) -> anyhow::Result<()> {
+    let provider = command.provider.provider()?;
+    let (client, serving) = command.embedded.connect(&stop).await?;
+    let config = command.node.config(Some(command.pods));
+    register_node(&client, &config.node_name).await?;
+    let controller = controller::run(
+        client.clone(),
+        provider,
+        command.controller.config(),
+        stop.clone().cancelled_owned(),
+    );
+    tokio::try_join!(controller, node::run(client, config, stop), serving)?;
+    Ok(())
 }
 
 /// Makes the machine's Node object, as a kubelet would.

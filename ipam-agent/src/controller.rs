@@ -25,6 +25,7 @@ use crate::api::{DeletePolicy, NodeENIConfig, VpcIP, VpcIPClaim};
 use crate::cloud::EniProvider;
 
 mod addresses;
+mod census;
 mod claims;
 mod context;
 mod error;
@@ -110,14 +111,18 @@ pub async fn run(
         let claim = ip.spec.claim_ref.as_ref()?;
         Some(ObjectRef::<VpcIPClaim>::new(&claim.name).within(&claim.namespace))
     });
+    let claims_controller = ips.wakes(claims_controller, {
+        let claims = stores.claims.clone();
+        move |ip| census::waiting_for_room(ip, &claims.state())
+    });
     let claims_controller = nodes.wakes(claims_controller, {
         let claims = stores.claims.clone();
         move |node| claims_of_node(&claims.state(), &node.name_any())
     });
     let ips_controller = ips.controller();
-    let ips_controller = claims.wakes(ips_controller, |claim| {
-        let address = claim.status.as_ref()?.address.as_ref()?.parse().ok()?;
-        Some(ObjectRef::<VpcIP>::new(&VpcIP::name_of(address)))
+    let ips_controller = claims.wakes(ips_controller, {
+        let ips = stores.ips.clone();
+        move |claim| ips_of_claim(&ips.state(), claim)
     });
     let nodes_controller = nodes.controller();
     let configs_controller = configs.controller();
@@ -158,6 +163,15 @@ pub async fn run(
     drop(others);
     info!("controller stopped");
     Ok(())
+}
+
+/// Addresses made for a claim: the one that it holds, and any that it has left for another.
+fn ips_of_claim(ips: &[Arc<VpcIP>], claim: &VpcIPClaim) -> Vec<ObjectRef<VpcIP>> {
+    let uid = claim.uid();
+    ips.iter()
+        .filter(|ip| ip.spec.claim_ref.as_ref().map(|claim| &claim.uid) == uid.as_ref())
+        .map(|ip| ObjectRef::from_obj(&**ip))
+        .collect()
 }
 
 /// Claims whose address was last on this node, or which wait for it.

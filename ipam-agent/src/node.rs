@@ -25,6 +25,7 @@ mod context;
 mod crash;
 mod detach;
 mod eni;
+mod evict;
 mod failure;
 mod fence;
 mod gc;

@@ -186,6 +186,12 @@ async fn kubectl_shows_tables() {
     let short: Vec<_> = table(&text).iter().map(|words| words[1].to_owned()).collect();
     assert_eq!(short, ["nec", "vipc", "vip"]);
     served.kubectl("version").await;
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn recent_kubectl_explains() {
+    let served = Served::start().await;
     let text = served.kubectl("explain vip.spec.subnetID").await;
     assert!(text.contains("Subnet of the address"), "{text}");
     served.stop().await;
@@ -218,7 +224,7 @@ async fn kubectl_describes_with_events() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn kubectl_writes() {
+async fn recent_kubectl_writes() {
     let served = Served::start().await;
     let manifest = "apiVersion: eni-ipam.dev/v1\nkind: VpcIPClaim\nmetadata: {name: db-0}\nspec: {deletePolicy: Never}\n";
     served.kubectl_with("create -f -", manifest).await;

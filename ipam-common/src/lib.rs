@@ -11,6 +11,8 @@ pub mod eni;
 pub mod flow;
 pub mod layout;
 pub mod maps;
+#[cfg(feature = "model")]
+pub mod model;
 pub mod route;
 pub mod stats;
 

@@ -10,18 +10,19 @@ use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client, ResourceExt};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::cloud_server::{
     CloudConfig, CloudServer, Delays, InstanceConfig, PrimaryEni, Quotas, Serving, SubnetConfig,
 };
-use crate::lab::pod::{CniOutcome, LabPod};
 use crate::lab::process::{LabProcess, binary};
 use crate::lab::{Lab, netns};
 
 mod node;
+mod pod;
 
 pub use node::ClusterNode;
+pub use pod::RunningPod;
 
 /// Secret of the lab's cloud.
 const SECRET: (&str, &str) = ("lab-secret-id", "lab-secret-key");
@@ -405,66 +406,6 @@ impl Cluster {
             bail!("{name} {args:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
         }
         Ok(text)
-    }
-}
-
-/// A pod with its sandbox.
-#[derive(Clone, Debug)]
-pub struct RunningPod {
-    /// The sandbox.
-    pub sandbox: Arc<LabPod>,
-    /// The network configuration that its runtime has.
-    pub conf: Value,
-}
-
-impl RunningPod {
-    /// The pod's address.
-    ///
-    /// # Panics
-    /// ADD has not succeeded.
-    #[must_use]
-    pub fn ip(&self) -> std::net::Ipv4Addr {
-        self.sandbox.ip().expect("ADD gave an address")
-    }
-
-    /// ADD, off the async threads.
-    ///
-    /// # Errors
-    /// The plugin's error.
-    pub async fn add(&self) -> anyhow::Result<Value> {
-        self.call(LabPod::add).await
-    }
-
-    /// DEL, off the async threads.
-    ///
-    /// # Errors
-    /// The plugin's error.
-    pub async fn del(&self) -> anyhow::Result<Value> {
-        self.call(LabPod::del).await
-    }
-
-    /// CHECK, off the async threads.
-    ///
-    /// # Errors
-    /// The plugin's error.
-    pub async fn check(&self) -> anyhow::Result<Value> {
-        self.call(LabPod::check).await
-    }
-
-    async fn call(&self, call: fn(&LabPod, &Value) -> anyhow::Result<CniOutcome>) -> anyhow::Result<Value> {
-        Ok(self.outcome(call).await?.ok()?.clone())
-    }
-
-    /// A call of the plugin, off the async threads.
-    ///
-    /// # Errors
-    /// The plugin could not be started.
-    pub async fn outcome(
-        &self,
-        call: fn(&LabPod, &Value) -> anyhow::Result<CniOutcome>,
-    ) -> anyhow::Result<CniOutcome> {
-        let pod = self.clone();
-        tokio::task::spawn_blocking(move || call(&pod.sandbox, &pod.conf)).await?
     }
 }
 

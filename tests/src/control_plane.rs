@@ -42,7 +42,7 @@ pub struct ControlPlane {
     api: EmbeddedApi,
     endpoint: String,
     acknowledger: JoinHandle<()>,
-    controller: Mutex<Option<JoinHandle<()>>>,
+    controllers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl ControlPlane {
@@ -91,7 +91,7 @@ impl ControlPlane {
             api,
             endpoint,
             acknowledger,
-            controller: Mutex::default(),
+            controllers: Mutex::default(),
         })
     }
 
@@ -101,6 +101,29 @@ impl ControlPlane {
     /// # Errors
     /// The provider's configuration is wrong.
     pub fn start_controller(&self, writes: Option<i64>) -> anyhow::Result<Arc<AtomicI64>> {
+        self.start_controller_with(Self::config(), writes)
+    }
+
+    /// A controller's configuration with the times of a test.
+    #[must_use]
+    pub fn config() -> ControllerConfig {
+        ControllerConfig {
+            cooldown: Duration::from_millis(100),
+            orphan_period: Duration::from_millis(300),
+            retry: Duration::from_millis(100),
+            ..ControllerConfig::default()
+        }
+    }
+
+    /// Likewise, with a configuration. One that runs already goes on: there are two then.
+    ///
+    /// # Errors
+    /// The provider's configuration is wrong.
+    pub fn start_controller_with(
+        &self,
+        config: ControllerConfig,
+        writes: Option<i64>,
+    ) -> anyhow::Result<Arc<AtomicI64>> {
         let provider = Tencent::new(TencentConfig {
             endpoint: self.endpoint.clone(),
             region: "lab".into(),
@@ -117,30 +140,24 @@ impl ControlPlane {
         })?;
         let left = Arc::new(AtomicI64::new(writes.unwrap_or(i64::MAX)));
         let client = Client::new(CutOff { api: self.api.clone(), left: left.clone() }, "default");
-        let config = ControllerConfig {
-            cooldown: Duration::from_millis(100),
-            orphan_period: Duration::from_millis(300),
-            retry: Duration::from_millis(100),
-            ..ControllerConfig::default()
-        };
         let running = tokio::spawn(async move {
             let _ = controller::run(client, Arc::new(provider), config, std::future::pending()).await;
         });
-        *self.controller() = Some(running);
+        self.controllers().push(running);
         Ok(left)
     }
 
-    /// Ends the controller where it stands.
+    /// Ends the controller, or all of several, where it stands.
     pub async fn kill_controller(&self) {
-        let running = self.controller().take();
-        if let Some(controller) = running {
+        let running = std::mem::take(&mut *self.controllers());
+        for controller in running {
             controller.abort();
             let _ = controller.await;
         }
     }
 
-    fn controller(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
-        self.controller.lock().unwrap_or_else(PoisonError::into_inner)
+    fn controllers(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.controllers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Schedules a pod and waits until its claim is bound to it. Gives the address.
@@ -255,7 +272,7 @@ impl ControlPlane {
 impl Drop for ControlPlane {
     fn drop(&mut self) {
         self.acknowledger.abort();
-        if let Some(controller) = self.controller().take() {
+        for controller in self.controllers().drain(..) {
             controller.abort();
         }
     }

@@ -128,7 +128,7 @@ impl Stage {
             lines.push(format!("  {}   # pod {name}, {}", pod.sandbox.ns().how_to_enter(), pod.ip()));
         }
         lines.push(format!("  fabric: {}", lab.fabric().ns().how_to_enter()));
-        lines.push("The next demo or test removes it, once this process's agents are gone.".to_owned());
+        lines.push("The cloud ended with this process, agents and controller run on. Remove all of it: cargo xtask demo --clean".to_owned());
         lines.join("\n")
     }
 

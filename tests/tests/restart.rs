@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ipam_agent::dataplane::Hook;
 use ipam_agent::node::CRASH_POINTS;
-use ipam_lab::cluster::{Cluster, RunningPod};
+use ipam_lab::cluster::{Cluster, ClusterNode, RunningPod, eventually};
 use ipam_lab::lab::traffic::{UdpStream, ping};
 use ipam_lab::story::STATIC;
 
@@ -14,6 +14,17 @@ const PING: Duration = Duration::from_secs(2);
 fn reaches(from: &RunningPod, to: &RunningPod) {
     ping(from.sandbox.ns(), to.ip(), PING)
         .unwrap_or_else(|error| panic!("{} → {}: {error:#}", from.ip(), to.ip()));
+}
+
+/// Interfaces go after the answer to DEL, so this waits.
+async fn only_these_are_left(node: &ClusterNode, clean: &BTreeSet<String>, point: &str) {
+    let mut left = BTreeSet::new();
+    eventually("what the victim had to be gone", async || {
+        left = node.leftovers().into_iter().flatten().collect();
+        left == *clean
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{point}: {error:#}: {left:?}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,13 +98,7 @@ async fn killed_at_every_step_of_add() {
             cluster.add_sandbox(&pod, "node-a").await.unwrap_or_else(|error| panic!("{point}: {error:#}"));
         reaches(&again, &witness);
         cluster.end_pod(again).await.unwrap();
-        // The device goes after the answer to DEL.
-        let node = cluster.node("node-a");
-        ipam_lab::cluster::eventually("what the victim had to be gone", async || {
-            node.leftovers().is_ok_and(|left| left.into_iter().collect::<BTreeSet<_>>() == clean)
-        })
-        .await
-        .unwrap_or_else(|error| panic!("{point}: {error:#}: {:?}", node.leftovers()));
+        only_these_are_left(cluster.node("node-a"), &clean, point).await;
     }
     reaches(&cluster.run_pod("last", "node-b", &[]).await.unwrap(), &witness);
 }
@@ -116,12 +121,7 @@ async fn killed_at_every_step_of_del() {
         node.start_agent(&[]).unwrap();
         node.wait_until_served().await.unwrap();
         cluster.end_pod(victim).await.unwrap_or_else(|error| panic!("{point}: {error:#}"));
-        let node = cluster.node("node-a");
-        ipam_lab::cluster::eventually("what the victim had to be gone", async || {
-            node.leftovers().is_ok_and(|left| left.into_iter().collect::<BTreeSet<_>>() == clean)
-        })
-        .await
-        .unwrap_or_else(|error| panic!("{point}: {error:#}: {:?}", node.leftovers()));
+        only_these_are_left(cluster.node("node-a"), &clean, point).await;
     }
     reaches(&cluster.run_pod("last", "node-b", &[]).await.unwrap(), &witness);
 }

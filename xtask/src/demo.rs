@@ -14,9 +14,12 @@ pub struct Args {
     /// Leave the lab standing and print how to look around
     #[arg(long)]
     keep: bool,
-    /// One JSON object for each step, for scripts
+    /// One JSON document with all steps, for scripts
     #[arg(long)]
     json: bool,
+    /// Remove the labs that --keep left standing, and do nothing else
+    #[arg(long)]
+    clean: bool,
 }
 
 /// Becomes the demo: its exit status is ours.
@@ -30,6 +33,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let built = binaries::cargo_build(&[&packages[..], &["--bins"]].concat())?;
     let mut demo = Command::new(binaries::binary(&built, "demo")?);
     demo.env("IPAM_BIN_DIR", binaries::folder(&built)?);
-    demo.args([(args.keep, "--keep"), (args.json, "--json")].into_iter().filter(|it| it.0).map(|it| it.1));
+    demo.args(
+        [(args.keep, "--keep"), (args.json, "--json"), (args.clean, "--clean")]
+            .into_iter()
+            .filter(|it| it.0)
+            .map(|it| it.1),
+    );
     Err(demo.exec()).context("cannot start the demo")
 }

@@ -2,6 +2,7 @@
 
 mod group;
 mod harness;
+mod kubectl;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -101,7 +102,12 @@ fn run_programs(
             let mut counts = Counts::default();
             for program in built.iter().filter(|it| it.test && Group::of(it) == group) {
                 let threads = (group == Group::Lab).then_some(args.test_threads);
-                counts += harness::run(program, bin_dir, threads, args.filter.as_deref())?;
+                let unserved = kubectl::unserved(program)?;
+                counts.skipped += unserved.map_or(0, |(_, count)| count);
+                let skip = unserved.map(|(part, _)| part);
+                if skip != Some("") {
+                    counts += harness::run(program, bin_dir, threads, args.filter.as_deref(), skip)?;
+                }
             }
             if group == Group::Unit {
                 counts += harness::doc_tests(args.filter.as_deref())?;

@@ -67,7 +67,12 @@ impl ProviderArgs {
                     region: self.tencent_region.clone(),
                     vpc_id: self.tencent_vpc.clone(),
                     subnet_ids: self.tencent_subnets.clone(),
-                    security_groups: self.tencent_security_groups.clone(),
+                    security_groups: self
+                        .tencent_security_groups
+                        .iter()
+                        .filter(|id| !id.is_empty())
+                        .cloned()
+                        .collect(),
                     credentials: Credentials {
                         secret_id: secret("TENCENTCLOUD_SECRET_ID")?,
                         secret_key: secret("TENCENTCLOUD_SECRET_KEY")?,

@@ -104,7 +104,7 @@ async fn release_orphan(
     }
     let fenced = status.detached.as_ref().is_some_and(|detached| detached.epoch >= status.epoch)
         || match &status.node_name {
-            Some(node) => context.node_gone(node).await?,
+            Some(node) => context.node_fenced(node).await?,
             None => true,
         };
     let next = match status.phase {

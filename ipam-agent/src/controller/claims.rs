@@ -10,10 +10,12 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 use tracing::info;
 
+use super::census::Census;
 use super::context::Context;
 use super::error::ReconcileError;
 use super::pool::{NotPlaced, PlaceRequest};
 use super::{views, write};
+use crate::api::annotations::AddressWish;
 use crate::api::condition::{self, reason};
 use crate::api::{
     ClaimPhase, ClaimRef, IN_USE_FINALIZER, IpPhase, VpcIP, VpcIPClaim, VpcIPClaimStatus, VpcIPStatus,
@@ -39,6 +41,8 @@ struct Reconciliation<'a> {
     ip: Option<Arc<VpcIP>>,
     pod_ref: Option<k8s_openapi::api::core::v1::ObjectReference>,
     seen: Observation,
+    /// The pod asks for another address or other subnets than the claim does yet.
+    outdated: bool,
 }
 
 impl<'a> Reconciliation<'a> {
@@ -56,7 +60,7 @@ impl<'a> Reconciliation<'a> {
                     context.stop_watching(&uid, UNUSED);
                 }
                 let node_gone = match (&status.node_name, status.phase) {
-                    (Some(node), IpPhase::Detaching) => context.node_gone(node).await?,
+                    (Some(node), IpPhase::Detaching) => context.node_fenced(node).await?,
                     _ => false,
                 };
                 Some(views::ip(ip, node_gone, watched))
@@ -68,13 +72,20 @@ impl<'a> Reconciliation<'a> {
             ip: ip_seen,
             now: Timestamp::now(),
         };
-        Ok(Self { context, claim, ip, pod_ref: pod.map(|pod| pod.object_ref(&())), seen })
+        let outdated = pod.as_ref().is_some_and(|pod| {
+            let (wish, _) = AddressWish::parse(pod.annotations());
+            wish.nominated_ip.map(|ip| ip.to_string()) != claim.spec.nominated_ip
+                || wish.nominated_subnets != claim.spec.nominated_subnets
+        });
+        Ok(Self { context, claim, ip, outdated, pod_ref: pod.map(|pod| pod.object_ref(&())), seen })
     }
 
     async fn act(self) -> Result<Action, ReconcileError> {
         let step = next_step(&self.seen);
         tracing::debug!(claim = %self.claim.name_any(), ?step, "step");
         match step {
+            // The reconciler of pods is about to tell the claim, which wakes this one.
+            Step::Bind { .. } if self.outdated => {}
             Step::Bind { node, pod_uid } => return self.bind(node, pod_uid).await,
             Step::Bound => {
                 if let Some(ip) = &self.ip {
@@ -139,6 +150,9 @@ impl<'a> Reconciliation<'a> {
     }
 
     async fn bind(self, node: String, pod_uid: String) -> Result<Action, ReconcileError> {
+        // When the pod asks for another address than the one held, the held one stays the claim's until the other is
+        // there. Then it has no claim, and goes the way of all such.
+        let ip = self.ip.clone().filter(|ip| views::is_wanted(ip, self.claim));
         let request = PlaceRequest {
             claim: ClaimRef {
                 namespace: self.claim.namespace().unwrap_or_default(),
@@ -147,7 +161,7 @@ impl<'a> Reconciliation<'a> {
             },
             nominated_ip: self.claim.spec.nominated_ip.clone(),
             nominated_subnets: self.claim.spec.nominated_subnets.clone(),
-            ip: self.ip.clone(),
+            ip,
         };
         match self.context.pools.place(&node, request).await {
             Ok(placed) => {
@@ -168,7 +182,10 @@ impl<'a> Reconciliation<'a> {
                 Ok(Action::await_change())
             }
             Err(NotPlaced { stale: true, .. }) => Ok(Action::requeue(STALE)),
-            Err(NotPlaced { reason, message, ip, .. }) => {
+            Err(NotPlaced { reason, mut message, ip, .. }) => {
+                if reason == reason::POOL_EXHAUSTED {
+                    message = format!("{message}; {}", Census::of(&self.context.stores.ips.state()));
+                }
                 if let Some(ip) = ip {
                     write::status(&self.context.ips(), &ip, |ip| {
                         let status = ip.status.get_or_insert_default();
@@ -215,8 +232,9 @@ impl<'a> Reconciliation<'a> {
             }
             Wait::DetachForPod => {
                 let message = format!(
-                    "the address was bound on node {node}, whose agent has not said that it is detached; \
-                     delete the Node object if the machine is gone"
+                    "the address was bound on node {node}, whose agent has not said since {} that it is detached; \
+                     if the machine is off, delete the Node object or taint it node.kubernetes.io/out-of-service",
+                    self.not_ready_since()
                 );
                 self.claim_status(
                     ClaimPhase::Detaching,
@@ -247,6 +265,16 @@ impl<'a> Reconciliation<'a> {
             Wait::Retained | Wait::Pod => {}
         }
         Ok(again.map_or_else(Action::await_change, Action::requeue))
+    }
+
+    /// Since when the claim has not been ready: the same second as long as it is not, so that saying it writes nothing.
+    fn not_ready_since(&self) -> Timestamp {
+        let conditions =
+            self.claim.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+        let ready =
+            conditions.iter().find(|known| known.type_ == condition::READY && known.status == "False");
+        let since = ready.map_or(self.seen.now, |ready| ready.last_transition_time.0);
+        Timestamp::from_second(since.as_second()).unwrap_or(since)
     }
 
     fn phase(&self) -> ClaimPhase {
@@ -292,22 +320,25 @@ impl<'a> Reconciliation<'a> {
 }
 
 /// The address that a claim holds: the one its status names, the one this process has just created, or one
-/// that an earlier process created and did not live to tell of.
+/// that an earlier process created and did not live to tell of. Of two, the one that the claim asks for now.
 async fn address_of(claim: &VpcIPClaim, context: &Context) -> Result<Option<Arc<VpcIP>>, ReconcileError> {
     let uid = claim.uid().unwrap_or_default();
-    let named = claim.status.as_ref().and_then(|status| status.address.clone());
-    let ours = |ip: &VpcIP| ip.spec.claim_ref.as_ref().is_some_and(|claim| claim.uid == uid);
-    for ip in [named.and_then(|ip| ip.parse().ok()).map(VpcIP::name_of), context.created_for(&uid)]
-        .into_iter()
-        .flatten()
-    {
-        let found = match context.stores.ips.get(&ObjectRef::new(&ip)) {
+    let ours =
+        |ip: &VpcIP| ip.spec.claim_ref.as_ref().is_some_and(|claim| claim.uid == uid) && views::is_held(ip);
+    let named = claim.status.as_ref().and_then(|status| status.address.as_deref());
+    let name_of = |text: &str| text.parse().ok().map(VpcIP::name_of);
+    let mut second_best = None;
+    for name in [named.and_then(name_of), context.created_for(&uid)].into_iter().flatten() {
+        let found = match context.stores.ips.get(&ObjectRef::new(&name)) {
             Some(ip) => Some(ip),
-            None => write::live(&context.ips(), &ip).await?.map(Arc::new),
+            None => write::live(&context.ips(), &name).await?.map(Arc::new),
         };
-        if let Some(ip) = found.filter(|ip| ours(ip) && views::is_held(ip)) {
-            return Ok(Some(ip));
+        match found.filter(|ip| ours(ip)) {
+            Some(ip) if views::is_wanted(&ip, claim) => return Ok(Some(ip)),
+            Some(ip) => second_best = second_best.or(Some(ip)),
+            None => {}
         }
     }
-    Ok(context.stores.ips.find(|ip| ours(ip) && views::is_held(ip)))
+    let wanted = context.stores.ips.find(|ip| ours(ip) && views::is_wanted(ip, claim));
+    Ok(wanted.or(second_best).or_else(|| context.stores.ips.find(ours)))
 }

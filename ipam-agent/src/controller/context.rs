@@ -107,6 +107,16 @@ impl Context {
         Ok(write::live(&Api::<Node>::all(self.client.clone()), name).await?.is_none())
     }
 
+    /// Whether nothing can run on a node any more, by a live read: its object is gone, or the operator has said with
+    /// the taint of KEP-2268 that the machine is off.
+    pub async fn node_fenced(&self, name: &str) -> Result<bool, ReconcileError> {
+        if self.stores.nodes.get(&ObjectRef::new(name)).is_some_and(|node| !is_out_of_service(&node)) {
+            return Ok(false);
+        }
+        let node = write::live(&Api::<Node>::all(self.client.clone()), name).await?;
+        Ok(node.is_none_or(|node| is_out_of_service(&node)))
+    }
+
     /// How long this process has watched a thing being in a state. The first call starts the clock.
     pub fn watched_for(&self, uid: &str, state: &'static str) -> Duration {
         let mut watched = self.watched.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -148,4 +158,12 @@ impl Context {
             warn!(reason, note, %error, "event not written");
         }
     }
+}
+
+/// The taint that says that a machine is off, whatever the reason; see Kubernetes, "Non-graceful node shutdown handling".
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
+
+fn is_out_of_service(node: &Node) -> bool {
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    taints.iter().any(|taint| taint.key == OUT_OF_SERVICE)
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-use crate::api::{ClaimPhase, DeletePolicy, IpPhase, VpcIP, VpcIPClaim, annotations};
+use crate::api::{
+    ClaimPhase, DeletePolicy, FORCE_RELEASE, IpPhase, VpcIP, VpcIPClaim, VpcIPClaimSpec, annotations,
+};
 use crate::ipam::binding::{ClaimView, IpView, PodView};
 
 /// A pod as the decision sees it.
@@ -30,6 +32,7 @@ pub fn claim(claim: &VpcIPClaim, default_keep: Option<Duration>) -> ClaimView {
         keep,
         deleting: claim.metadata.deletion_timestamp.is_some(),
         released: claim.status.as_ref().is_some_and(|status| status.phase == ClaimPhase::Releasing),
+        force_release: claim.annotations().get(FORCE_RELEASE).cloned(),
     }
 }
 
@@ -46,6 +49,13 @@ pub fn ip(ip: &VpcIP, node_gone: bool, watched_unused: Duration) -> IpView {
         expire_at: status.expire_at.map(|time| time.0),
         watched_unused,
     }
+}
+
+/// Whether an address is what the claim asks for now. A pod's wish may have changed since the address was chosen.
+pub fn is_wanted(ip: &VpcIP, claim: &VpcIPClaim) -> bool {
+    let VpcIPClaimSpec { nominated_ip, nominated_subnets, .. } = &claim.spec;
+    nominated_ip.as_ref().is_none_or(|nominated| *nominated == ip.spec.ip)
+        && (nominated_subnets.is_empty() || nominated_subnets.contains(&ip.spec.subnet_id))
 }
 
 /// Whether the claim still holds the address: one that cools down or is quarantined is nobody's.

@@ -34,6 +34,8 @@ pub struct ClaimView {
     pub deleting: bool,
     /// The claim has given its address back and holds none.
     pub released: bool,
+    /// UID of the pod that is to lose its address although it lives. Counts only while the claim is deleted.
+    pub force_release: Option<String>,
 }
 
 /// A pod.
@@ -62,7 +64,7 @@ pub struct IpView {
     pub epoch: i64,
     /// The epoch that the node agent has acknowledged as over, and when.
     pub detached: Option<(i64, Timestamp)>,
-    /// The node object does not exist, by a live read: nothing can run there.
+    /// The node object does not exist or is tainted as out of service, by a live read: nothing can run there.
     pub node_gone: bool,
     /// See [`crate::api::VpcIPStatus::expire_at`].
     pub expire_at: Option<Timestamp>,
@@ -130,6 +132,12 @@ impl Observation {
         self.pod.as_ref().filter(|pod| !pod.finished)
     }
 
+    /// Someone has said, by its UID, that this very pod loses its address. The cloud then takes the address off the
+    /// node's ENI, which fences it without the node's help; its agent disconnects the pod as soon as it hears of it.
+    fn is_forced_off(&self, pod: &PodView) -> bool {
+        self.claim.deleting && self.claim.force_release.as_ref() == Some(&pod.uid)
+    }
+
     /// The pod that the claim should serve: one that lives, unless the claim is on its way out.
     fn served_pod(&self) -> Option<&PodView> {
         self.live_pod().filter(|_| !self.claim.deleting)
@@ -157,6 +165,7 @@ pub fn next_step(seen: &Observation) -> Step {
             _ => keep_or_release(seen, seen.now),
         },
         IpPhase::Bound => match seen.live_pod() {
+            Some(pod) if ip.is_bound_to(pod) && seen.is_forced_off(pod) => Step::Release,
             Some(pod) if ip.is_bound_to(pod) && seen.claim.deleting => {
                 Step::Wait { reason: Wait::PodToEnd, again: None }
             }

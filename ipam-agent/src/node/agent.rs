@@ -14,7 +14,7 @@ use crate::{
         NodeConfig, ack,
         bindings::Bindings,
         context::Node,
-        eni,
+        eni, evict,
         journal::Journal,
         repair, server,
         standalone_pods::{PodRules, StandalonePods},
@@ -62,7 +62,8 @@ pub async fn run(client: Client, config: NodeConfig, shutdown: CancellationToken
         () = watch_bindings => Some("the watch of VpcIPs"),
         () = watch_enis => Some("the watch of the NodeENIConfig"),
         () = eni::keep(Arc::clone(&node), wanted_enis, events) => Some("the ENI keeper"),
-        () = ack::keep(Arc::clone(&node), client) => Some("the acknowledger"),
+        () = ack::keep(Arc::clone(&node), client.clone()) => Some("the acknowledger"),
+        () = evict::keep(Arc::clone(&node), client) => Some("the eviction of bindings that are over"),
         () = repair::keep(Arc::clone(&node)) => Some("the repair"),
     };
     node.background.close();

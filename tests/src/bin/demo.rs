@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
+use ipam_lab::lab::scope;
 use ipam_lab::story::{self, Told};
 
 /// Two nodes, an ENI pool, pods with static addresses: told in steps, each checked before it is told.
@@ -16,11 +17,21 @@ struct Args {
     /// Print one JSON document instead of the story.
     #[arg(long)]
     json: bool,
+    /// Remove the labs that --keep left standing, and do nothing else.
+    #[arg(long)]
+    clean: bool,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
+    if args.clean {
+        for prefix in scope::kept() {
+            scope::remove(&prefix);
+            println!("removed {prefix}");
+        }
+        return ExitCode::SUCCESS;
+    }
     let start = Instant::now();
     let progress = std::io::stderr().is_terminal() && !args.json;
     let outcome = story::tell("demo", |title, told| match told {

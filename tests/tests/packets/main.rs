@@ -11,5 +11,6 @@ mod delivery;
 mod fixture;
 mod from_eni;
 mod from_pod;
+mod model;
 mod raw;
 mod stack;

@@ -37,7 +37,8 @@ impl fmt::Display for Counts {
     }
 }
 
-/// Runs one test program as `cargo test` would: in its package's folder, its output to ours.
+/// Runs one test program as `cargo test` would: in its package's folder, its output to ours. Tests whose name
+/// contains `skip` are left out.
 ///
 /// # Errors
 /// It cannot be started.
@@ -46,12 +47,16 @@ pub fn run(
     bin_dir: &Path,
     threads: Option<usize>,
     filter: Option<&str>,
+    skip: Option<&str>,
 ) -> Result<Counts> {
     let place = program.package.strip_prefix(workspace()).unwrap_or(&program.package);
     println!("--- {} of {}", program.target, place.display());
     let mut command = Command::new(&program.path);
     command.current_dir(&program.package).env("CARGO_MANIFEST_DIR", &program.package);
     command.env("IPAM_BIN_DIR", bin_dir).args(filter);
+    if let Some(part) = skip {
+        command.args(["--skip", part]);
+    }
     if let Some(threads) = threads {
         command.arg(format!("--test-threads={threads}"));
     }

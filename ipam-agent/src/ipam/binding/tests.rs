@@ -9,8 +9,9 @@ fn at(second: i64) -> Timestamp {
 }
 
 prop_compose! {
-    fn any_claim()(is_static: bool, keep in proptest::option::of(300u64..7200), deleting: bool, released: bool) -> ClaimView {
-        ClaimView { is_static, keep: keep.map(Duration::from_secs), deleting, released }
+    fn any_claim()(is_static: bool, keep in proptest::option::of(300u64..7200), deleting: bool, released: bool, forced in proptest::option::of(0..3u8)) -> ClaimView {
+        let force_release = forced.map(|uid| format!("pod-{uid}"));
+        ClaimView { is_static, keep: keep.map(Duration::from_secs), deleting, released, force_release }
     }
 }
 
@@ -63,7 +64,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(20_000))]
 
     /// No second holder: an address that is bound, or whose holder is not fenced, is never bound to another
-    /// pod and never released.
+    /// pod and never released, unless someone named the holder's UID on a claim that is being deleted.
     #[test]
     fn an_unfenced_address_goes_nowhere(seen in any_observation()) {
         if let Some(ip) = &seen.ip
@@ -71,7 +72,8 @@ proptest! {
             && !(ip.phase == IpPhase::Detaching && (ip.node_gone || ip.detached.is_some_and(|(e, _)| e >= ip.epoch)))
         {
             let step = next_step(&seen);
-            prop_assert!(matches!(step, Step::Bound | Step::Detach | Step::Wait { .. }), "{step:?}");
+            let released = step == Step::Release && is_forced_off(&seen);
+            prop_assert!(released || matches!(step, Step::Bound | Step::Detach | Step::Wait { .. }), "{step:?}");
         }
     }
 
@@ -81,6 +83,7 @@ proptest! {
     fn a_live_holder_keeps_its_address(seen in any_observation()) {
         if let (Some(ip), Some(pod)) = (&seen.ip, &seen.pod)
             && ip.phase == IpPhase::Bound && ip.pod_uid.as_ref() == Some(&pod.uid) && !pod.finished
+            && !is_forced_off(&seen)
         {
             let step = next_step(&seen);
             prop_assert!(matches!(step, Step::Bound | Step::Wait { reason: Wait::PodToEnd, .. }), "{step:?}");
@@ -119,6 +122,14 @@ proptest! {
             prop_assert_eq!(&pod_uid, &pod.uid);
         }
     }
+}
+
+/// Whether the claim is being deleted and names the very pod that is there and holds the address.
+fn is_forced_off(seen: &Observation) -> bool {
+    let named = seen.claim.force_release.as_ref().filter(|_| seen.claim.deleting);
+    named.is_some()
+        && named == seen.pod.as_ref().map(|pod| &pod.uid)
+        && named == seen.ip.as_ref().and_then(|ip| ip.pod_uid.as_ref())
 }
 
 /// Applies steps to an observation until it rests, as the controller would.
@@ -166,8 +177,13 @@ fn pod(uid: &str, node: &str) -> Option<PodView> {
 }
 
 fn new_claim(is_static: bool) -> Observation {
-    let claim =
-        ClaimView { is_static, keep: Some(Duration::from_secs(3600)), deleting: false, released: false };
+    let claim = ClaimView {
+        is_static,
+        keep: Some(Duration::from_secs(3600)),
+        deleting: false,
+        released: false,
+        force_release: None,
+    };
     Observation { claim, pod: pod("u1", "a"), ip: None, now: at(10_000) }
 }
 
@@ -233,4 +249,16 @@ fn a_finished_static_pod_keeps_the_address_for_its_successor() {
         matches!(steps.as_slice(), [Step::Retain { .. }, Step::Wait { reason: Wait::Retained, .. }]),
         "{steps:?}"
     );
+}
+
+#[test]
+fn only_the_uid_of_the_live_pod_forces_its_address_away() {
+    let (_, mut seen) = walk(new_claim(true));
+    seen.claim.force_release = Some("u1".into());
+    assert_eq!(walk(seen.clone()).0, [Step::Bound], "the claim is not being deleted");
+    seen.claim.deleting = true;
+    let (steps, _) = walk(seen.clone());
+    assert_eq!(steps, [Step::Release, Step::Forget]);
+    seen.claim.force_release = Some("u0".into());
+    assert_eq!(walk(seen).0, [Step::Wait { reason: Wait::PodToEnd, again: None }]);
 }
