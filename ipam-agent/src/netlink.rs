@@ -55,6 +55,8 @@ impl NetlinkError {
 #[derive(Clone, Debug)]
 pub struct Netlink {
     handle: rtnetlink::Handle,
+    /// The kernel answers EBUSY to a list that is asked for while another is being sent on the same socket.
+    listing: std::sync::Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Netlink {
@@ -69,7 +71,7 @@ impl Netlink {
             source,
         })?;
         tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self { handle, listing: std::sync::Arc::default() })
     }
 
     /// Sends a request of our own making and waits for the kernel's acknowledgement.

@@ -18,6 +18,7 @@ impl Netlink {
     /// # Errors
     /// When the kernel refuses.
     pub async fn ipv4_addresses(&self) -> Result<Vec<(u32, Ipv4Addr)>, NetlinkError> {
+        let _alone = self.listing.lock().await;
         let messages = collect(self.handle.address().get().execute(), "addresses").await?;
         // `Local` is the device's own address; `Address` is the other end's on a point-to-point link.
         let local = messages.into_iter().filter_map(|message| {

@@ -82,6 +82,7 @@ impl Netlink {
     /// # Errors
     /// When the kernel refuses.
     pub async fn links(&self) -> Result<Vec<Link>, NetlinkError> {
+        let _alone = self.listing.lock().await;
         let links = collect(self.handle.link().get().execute(), "links").await?;
         Ok(links.into_iter().map(Link::from).collect())
     }

@@ -47,6 +47,7 @@ impl Netlink {
     /// When the kernel refuses.
     pub async fn neighbours(&self) -> Result<Vec<Neighbour>, NetlinkError> {
         let request = self.handle.neighbours().get().set_address_family(AddressFamily::Inet);
+        let _alone = self.listing.lock().await;
         let entries = collect(request.execute(), "neighbours").await?;
         let inet = entries.iter().filter(|entry| entry.header.family == AddressFamily::Inet);
         Ok(inet

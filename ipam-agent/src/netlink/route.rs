@@ -80,6 +80,7 @@ impl Netlink {
     /// When the kernel refuses.
     pub async fn default_route_interfaces(&self) -> Result<Vec<u32>, NetlinkError> {
         let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let _alone = self.listing.lock().await;
         let routes = collect(self.handle.route().get(all).execute(), "routes").await?;
         let is_default = |route: &&RouteMessage| {
             let header = &route.header;
@@ -100,6 +101,7 @@ impl Netlink {
     /// When the kernel refuses.
     pub async fn pod_routes(&self) -> Result<Vec<PodHostRoute>, NetlinkError> {
         let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let _alone = self.listing.lock().await;
         let routes = collect(self.handle.route().get(all).execute(), "routes").await?;
         Ok(routes.iter().filter_map(PodHostRoute::parse).collect())
     }
