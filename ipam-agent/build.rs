@@ -42,11 +42,16 @@ fn main() -> Result<()> {
              toolchain `debian` with library source was found; run `cargo xtask setup`"
         );
     };
+    // Features of this package that are also the programs'.
+    let shared = [("CARGO_FEATURE_EBPF_LOG", "log"), ("CARGO_FEATURE_NEXT_ABI", "next-abi")];
+    let features: Vec<&str> =
+        shared.iter().filter(|(ours, _)| env::var_os(ours).is_some()).map(|(_, theirs)| *theirs).collect();
     clean_environment(toolchain.stable);
     let root_dir = workspace.join("ipam-ebpf");
     let package = Package {
         name: "ipam-ebpf",
         root_dir: root_dir.to_str().context("the path of the workspace is not UTF-8")?,
+        features: &features,
         ..Default::default()
     };
     aya_build::build_ebpf([package], Toolchain::Custom(toolchain.name)).with_context(|| {

@@ -9,12 +9,20 @@
 pub mod annotations;
 pub mod claim;
 pub mod condition;
+pub mod fencing;
 pub mod node_eni_config;
+pub mod pod;
+pub mod scheduling;
 pub mod vpc_ip;
 
-pub use claim::{ClaimPhase, DeletePolicy, OwnerWorkload, VpcIPClaim, VpcIPClaimSpec, VpcIPClaimStatus};
-pub use node_eni_config::{EniState, EniStatus, NodeENIConfig, NodeENIConfigSpec, NodeENIConfigStatus};
-pub use vpc_ip::{ClaimRef, Detached, IpPhase, VpcIP, VpcIPSpec, VpcIPStatus, VpcIPType};
+pub use claim::{
+    Afterwards, ClaimPhase, DeletePolicy, OwnerWorkload, VpcIPClaim, VpcIPClaimSpec, VpcIPClaimStatus,
+};
+pub use fencing::Fencing;
+pub use node_eni_config::{
+    EniState, EniStatus, MachineStatus, NodeENIConfig, NodeENIConfigSpec, NodeENIConfigStatus, WarmSpec,
+};
+pub use vpc_ip::{CHOSEN_ENI, ClaimRef, Detached, IpPhase, VpcIP, VpcIPSpec, VpcIPStatus, VpcIPType};
 
 /// API group of the custom resources, also the prefix of our annotations, labels and finalizers.
 pub const GROUP: &str = "eni-ipam.dev";

@@ -4,16 +4,30 @@
 //! mutating call is safe to repeat: what is already so is success, and after an answer that was lost the
 //! provider reads back before it reports an error.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures::future::BoxFuture;
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 
+mod around;
+pub mod aws;
 pub mod error;
 pub mod fixed;
+mod goal;
+mod pace;
+mod remote;
 pub mod tencent;
+mod transport;
 
+pub use around::{Around, Surrounded};
 pub use error::{CloudError, CloudErrorKind, ConfigError};
+use goal::{Described, Goal};
+pub use pace::Pace;
+
+/// The tag that names an ENI's cluster, in every cloud.
+pub const CLUSTER_TAG: &str = "eni-ipam.dev/cluster";
+/// The tag that names the node an ENI was created for.
+pub const NODE_TAG: &str = "eni-ipam.dev/node";
 
 /// A subnet that ENIs can be created in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,11 +36,27 @@ pub struct Subnet {
     pub id: String,
     /// Its zone, such as `ap-guangzhou-3`.
     pub zone: String,
-    /// Its addresses, those the cloud reserves included.
+    /// Its IPv4 addresses, those the cloud reserves included.
     pub cidr: Ipv4Net,
     /// The next hop of the subnet's machines.
     pub gateway: Ipv4Addr,
-    /// Addresses that the cloud says are free.
+    /// Addresses at its beginning that no ENI can have, the network's own included; of either family. The last address
+    /// is never one.
+    pub reserved: u32,
+    /// IPv4 addresses that the cloud says are free.
+    pub available: u64,
+    /// Its IPv6 addresses, where it has any.
+    pub ipv6: Option<SubnetV6>,
+}
+
+/// The IPv6 side of a subnet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubnetV6 {
+    /// Its addresses.
+    pub cidr: Ipv6Net,
+    /// The next hop of the subnet's machines, mostly a link-local address.
+    pub gateway: Ipv6Addr,
+    /// Addresses that are free as far as the provider knows.
     pub available: u64,
 }
 
@@ -41,16 +71,20 @@ pub struct EniInfo {
     pub subnet_id: String,
     /// Its primary address.
     pub primary_ip: Ipv4Addr,
-    /// Its secondary addresses, in no order.
-    pub secondary_ips: Vec<Ipv4Addr>,
+    /// Its secondary addresses of both families, in no order.
+    pub secondary_ips: Vec<IpAddr>,
     /// Whether it is the machine's primary ENI, which carries no pods.
     pub primary: bool,
     /// The machine it is on, or going to or from.
     pub instance_id: Option<String>,
     /// Where it stands.
     pub state: EniCloudState,
+    /// The cluster that created it ([`NewEni::cluster_id`]); absent where nothing says so: it is somebody else's.
+    pub cluster: Option<String>,
+    /// The node it was created for ([`NewEni::node`]); absent where nothing says so.
+    pub node: Option<String>,
     /// The only addresses this ENI can be given (`fixed` provider); absent: any of its subnet.
-    pub assignable: Option<Vec<Ipv4Addr>>,
+    pub assignable: Option<Vec<IpAddr>>,
 }
 
 /// Where an ENI stands in the cloud.
@@ -80,21 +114,47 @@ pub struct NewEni {
     pub subnet_id: String,
     /// The cluster, written as a tag.
     pub cluster_id: String,
+    /// The node it is for, written as a tag.
+    pub node: String,
+    /// Its primary address; absent: the cloud chooses.
+    pub primary_ip: Option<Ipv4Addr>,
+}
+
+/// What a machine can take, its primary ENI and the primary address of each ENI not counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MachineLimits {
+    /// Secondary ENIs.
+    pub max_enis: u32,
+    /// Secondary addresses of one ENI, of each family.
+    pub max_ips_per_eni: u32,
 }
 
 /// A cloud, or what stands in for one.
 pub trait EniProvider: Send + Sync + 'static {
-    /// The subnets the provider is configured with.
+    /// The subnets that ENIs may be created in now. They may come and go while the provider runs: one that is
+    /// configured and does not exist is left out.
     fn subnets(&self) -> BoxFuture<'_, Result<Vec<Subnet>, CloudError>>;
 
     /// The ENIs on a machine, the primary one included.
     fn enis_of<'a>(&'a self, instance_id: &'a str) -> BoxFuture<'a, Result<Vec<EniInfo>, CloudError>>;
+
+    /// What a machine can take; `None`: the provider does not know. `instance_type` is what the node's label says.
+    fn limits<'a>(
+        &'a self,
+        _instance_id: &'a str,
+        _instance_type: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Option<MachineLimits>, CloudError>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
 
     /// The ENIs that carry the cluster's tag, wherever they are. Leaks are found here.
     fn enis_of_cluster<'a>(&'a self, cluster_id: &'a str) -> BoxFuture<'a, Result<Vec<EniInfo>, CloudError>>;
 
     /// Creates an ENI, or finds the one that an earlier call with the same [`NewEni::name`] created.
     /// Returns when the ENI can be attached.
+    ///
+    /// # Errors
+    /// [`CloudErrorKind::AddressInUse`] when its primary address is taken.
     fn create_eni<'a>(&'a self, eni: &'a NewEni) -> BoxFuture<'a, Result<EniInfo, CloudError>>;
 
     /// Attaches an ENI. Returns when it is on the machine.
@@ -124,7 +184,8 @@ pub trait EniProvider: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<(), CloudError>>;
 
     /// Moves a secondary address to another ENI of its subnet. Returns when it is there; one that is there
-    /// already is moved.
+    /// already is moved. Where the cloud cannot move an address of its family, it is taken off one ENI and put on the
+    /// other: when the second step fails it is on neither, and calling again goes on from there.
     fn migrate_ip<'a>(
         &'a self,
         from_eni: &'a str,

@@ -5,6 +5,10 @@ use kube::{CustomResourceExt, ResourceExt};
 
 use crate::api::{NodeENIConfig, VpcIP, VpcIPClaim};
 
+mod served;
+
+pub use served::check;
+
 /// The definitions, in the order they are printed.
 #[must_use]
 pub fn definitions() -> Vec<CustomResourceDefinition> {

@@ -2,39 +2,38 @@
 //!
 //! Maps and links are pinned in one directory on a bpffs, so both outlive the agent: packets flow while it is away, and
 //! [`Dataplane::open`] adopts what it finds. Nothing here knows of Kubernetes, and nothing needs more than CAP_BPF and
-//! CAP_NET_ADMIN, except [`tcx_programs`], which is for tests and tools.
+//! CAP_NET_ADMIN, and before Linux 6.17 CAP_PERFMON, without which older verifiers refuse paths that only a mispredicted
+//! branch takes; except [`hook_programs`], which is for tests and tools.
 //!
 //! Interfaces are named by index, in the network namespace of the calling thread.
 
+mod anchors;
+mod attachment;
+mod clsact;
+mod entries;
 mod error;
+mod flow_table;
 mod link_pins;
+mod loading;
+#[cfg(feature = "ebpf-log")]
+mod log;
 mod maps;
+mod migration;
 mod pin_dir;
 mod test_run;
 
-use std::{
-    borrow::Cow,
-    collections::BTreeMap,
-    net::Ipv4Addr,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use aya::{
-    Ebpf, EbpfLoader,
-    programs::{ProgramError, SchedClassifier},
-};
-use ipam_common::{DropCount, DropReason, Eni, PodRoute, PodStats, StackFlow};
-use ipnet::Ipv4Net;
+use aya::Ebpf;
 
-use self::maps::Maps;
+use self::{anchors::Anchors, maps::Maps};
 pub use self::{
+    attachment::Attachment,
     error::DataplaneError,
-    link_pins::{Attached, LinkPin, tcx_programs},
+    flow_table::FlowTable,
+    link_pins::{Attached, LinkPin},
     test_run::{TestFrame, TestVerdict},
 };
-
-/// The object that `build.rs` makes of `ipam-ebpf`.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ipam-ebpf"));
 
 /// A TC program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -74,7 +73,7 @@ impl Program {
     }
 }
 
-/// A TCX hook of an interface.
+/// A hook of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     /// What the interface receives.
@@ -87,39 +86,60 @@ pub enum Hook {
 pub struct Dataplane {
     ebpf: Ebpf,
     maps: Maps,
+    anchors: Anchors,
     dir: PathBuf,
+    attachment: Attachment,
+    /// Where there is TCX: filters that an agent without has left, until [`Self::attach`] puts a link before them.
+    former_filters: Vec<LinkPin>,
+}
+
+/// Names of all programs, ours or not, on a hook of an interface, in the order in which they run: those of TCX, then
+/// the filters of a clsact qdisc. Needs CAP_SYS_ADMIN.
+///
+/// # Errors
+///
+/// When the interface does not exist, or the kernel refuses.
+pub fn hook_programs(ifindex: u32, hook: Hook) -> Result<Vec<String>, DataplaneError> {
+    let mut programs = link_pins::programs(ifindex, hook)?;
+    programs.extend(clsact::programs(ifindex, hook)?);
+    Ok(programs)
 }
 
 impl Dataplane {
     /// Loads the programs on the maps pinned in `pin_dir`, which are made if they are missing. What is attached already
-    /// keeps running the programs of the former agent until [`Self::attach_pod`] or [`Self::attach_eni`] replaces them.
+    /// keeps running the programs of the former agent until [`Self::attach_pod`] or [`Self::attach_eni`] replaces them; but
+    /// when the maps are of another version, they are migrated, and everything attached runs this agent's programs then.
     ///
     /// # Errors
     ///
-    /// When `pin_dir` is not on a bpffs or not owned by this user, when it holds maps of another layout or something
-    /// that is not ours, or when the kernel refuses a map or a program. Each names the cause and the remedy, and changes
+    /// When `pin_dir` is not on a bpffs or not owned by this user, when it holds maps of a version that cannot be read or
+    /// something that is not ours, or when the kernel refuses a map or a program. Each names the cause and the remedy, and changes
     /// nothing that was pinned before.
     pub fn open(pin_dir: &Path) -> Result<Self, DataplaneError> {
-        pin_dir::prepare(pin_dir)?;
-        maps::check_pinned(pin_dir)?;
+        Self::open_with(pin_dir, Attachment::probe())
+    }
 
-        let mut loader = EbpfLoader::new();
-        // The programs need no relocation against the kernel's own types.
-        loader.btf(None);
-        for name in maps::names() {
-            loader.map_pin_path(name, Cow::Owned(pin_dir.join(name)));
-        }
-        let mut ebpf = loader.load(OBJECT).map_err(|source| DataplaneError::Load(Box::new(source)))?;
+    /// As [`Self::open`], with programs attached in this way, whatever else the kernel may have.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`].
+    pub fn open_with(pin_dir: &Path, attachment: Attachment) -> Result<Self, DataplaneError> {
+        pin_dir::prepare(pin_dir)?;
+        migration::finish(pin_dir)?;
+        let found = migration::examine(pin_dir)?;
+        let mut ebpf = loading::load(pin_dir, &found)?;
+        #[cfg(feature = "ebpf-log")]
+        log::follow(&mut ebpf);
+        loading::adopt(&mut ebpf, pin_dir, found)?;
         let maps = Maps::take(&mut ebpf)?;
-        let mut dataplane = Self { ebpf, maps, dir: pin_dir.to_owned() };
-        for program in Program::ALL {
-            let loaded = dataplane.program_mut(program).and_then(SchedClassifier::load);
-            loaded.map_err(|source| DataplaneError::Program {
-                program: program.name(),
-                source: Box::new(source),
-            })?;
-        }
-        Ok(dataplane)
+        let anchors = Anchors::hold(pin_dir)?;
+        let former_filters = match attachment {
+            Attachment::Tcx => clsact::list()?,
+            Attachment::Clsact => Vec::new(),
+        };
+        let dir = pin_dir.to_owned();
+        Ok(Self { ebpf, maps, anchors, dir, attachment, former_filters })
     }
 
     /// Attaches `from_pod` to the node's end of a pod's veth, in the place of the program of a former agent if there
@@ -159,141 +179,82 @@ impl Dataplane {
         self.attach(Program::ToEni, ifindex, ifname)
     }
 
-    /// Removes one pinned link. Not an error when there is none.
+    /// Makes sure that a program is attached and that nobody has put another in its place; what [`Self::attach_pod`]
+    /// and the like have attached is only looked at.
     ///
     /// # Errors
     ///
-    /// When the pin directory cannot be written.
-    pub fn detach_link(&mut self, pin: &LinkPin) -> Result<(), DataplaneError> {
-        pin.remove(&self.links_dir())
+    /// As [`Self::attach_pod`].
+    pub fn keep_attached(
+        &mut self,
+        program: Program,
+        ifindex: u32,
+        ifname: &str,
+    ) -> Result<Attached, DataplaneError> {
+        if self.attachment == Attachment::Tcx {
+            let dir = self.links_dir();
+            let wanted = LinkPin { ifname: ifname.to_owned(), ifindex, program };
+            let classifier = loading::program_mut(&mut self.ebpf, program)?;
+            if let Some(attached) = link_pins::keep(&dir, classifier, &wanted) {
+                return Ok(attached);
+            }
+        }
+        self.attach(program, ifindex, ifname)
     }
 
-    /// Removes every pinned link of the interface; the kernel detaches the programs within moments. Not an error when
-    /// there is none, nor when the interface is gone.
+    /// Pins the maps again whose pins are gone, makes the directory again if it is, and mounts the bpffs that was there
+    /// if it can; answers what was gone.
     ///
     /// # Errors
     ///
-    /// When the pin directory cannot be read or written.
+    /// When there is no bpffs any more and none can be mounted, or something else is pinned in a map's place.
+    pub fn keep_pins(&self) -> Result<Vec<&'static str>, DataplaneError> {
+        self.anchors.keep(&self.dir)
+    }
+
+    /// Detaches one program. Not an error when it is not attached.
+    ///
+    /// # Errors
+    ///
+    /// When the pin directory cannot be written, or the kernel refuses.
+    pub fn detach_link(&mut self, link: &LinkPin) -> Result<(), DataplaneError> {
+        link.remove(&self.links_dir())?;
+        match self.attachment {
+            Attachment::Tcx => self.remove_former_filters(|former| former == link),
+            Attachment::Clsact => clsact::remove(link),
+        }
+    }
+
+    /// Detaches every program of the interface, which the kernel carries out within moments. Not an error when there is
+    /// none, nor when the interface is gone.
+    ///
+    /// # Errors
+    ///
+    /// When the pin directory cannot be read or written, or the kernel refuses.
     pub fn detach(&mut self, ifname: &str) -> Result<(), DataplaneError> {
-        link_pins::detach(&self.links_dir(), ifname)
+        self.links()?.iter().filter(|link| link.ifname == ifname).try_for_each(|link| self.detach_link(link))
     }
 
-    /// Every pinned link, of interfaces that are gone too.
+    /// Every attached program: pinned links, of interfaces that are gone too, and filters.
     ///
     /// # Errors
     ///
-    /// When the pin directory cannot be read.
+    /// When the pin directory cannot be read, or the kernel refuses.
     pub fn links(&self) -> Result<Vec<LinkPin>, DataplaneError> {
-        link_pins::list(&self.links_dir())
+        let mut links = link_pins::list(&self.links_dir())?;
+        match self.attachment {
+            Attachment::Tcx => links.extend(self.former_filters.iter().cloned()),
+            Attachment::Clsact => links.extend(clsact::list()?),
+        }
+        links.sort();
+        links.dedup();
+        Ok(links)
     }
 
-    /// Sets the route of a pod's address, and makes its counters if it has none.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses, as it does beyond [`ipam_common::maps::MAX_PODS`] pods; nothing is left half-done then.
-    pub fn set_route(&mut self, ip: Ipv4Addr, route: &PodRoute) -> Result<(), DataplaneError> {
-        self.maps.set_route(ip, route)
-    }
-
-    /// Removes the route of an address and its counters; with an `ifindex` only if the route still leads to that
-    /// interface. Answers whether it was removed.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses.
-    pub fn remove_route(&mut self, ip: Ipv4Addr, ifindex: Option<u32>) -> Result<bool, DataplaneError> {
-        self.maps.remove_route(ip, ifindex)
-    }
-
-    /// The route of an address.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses.
-    pub fn route(&self, ip: Ipv4Addr) -> Result<Option<PodRoute>, DataplaneError> {
-        self.maps.route(ip)
-    }
-
-    /// Every route.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses.
-    pub fn routes(&self) -> Result<Vec<(Ipv4Addr, PodRoute)>, DataplaneError> {
-        self.maps.routes()
-    }
-
-    /// Sets what `from_pod` knows of the ENI in a slot; [`Eni::EMPTY`] empties it.
-    ///
-    /// # Errors
-    ///
-    /// When `slot` is not within `1..MAX_ENIS`.
-    pub fn set_eni(&mut self, slot: u32, eni: &Eni) -> Result<(), DataplaneError> {
-        self.maps.set_eni(slot, eni)
-    }
-
-    /// The slots that are not empty.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses.
-    pub fn enis(&self) -> Result<Vec<(u32, Eni)>, DataplaneError> {
-        self.maps.enis()
-    }
-
-    /// Makes these the destinations that belong to the host stack: adds what is missing, then removes the rest.
-    ///
-    /// # Errors
-    ///
-    /// When there are more than [`ipam_common::maps::MAX_STACK_CIDRS`] (nothing is changed then), or the kernel refuses.
-    pub fn set_stack_cidrs(&mut self, cidrs: &[Ipv4Net]) -> Result<(), DataplaneError> {
-        self.maps.set_stack_cidrs(cidrs)
-    }
-
-    /// The destinations that belong to the host stack, sorted.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses.
-    pub fn stack_cidrs(&self) -> Result<Vec<Ipv4Net>, DataplaneError> {
-        self.maps.stack_cidrs()
-    }
-
-    /// Makes these the node's own addresses, each with the slot of its ENI (0: none).
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses, as it does beyond [`ipam_common::maps::MAX_NODE_ADDRS`] addresses.
-    pub fn set_node_addrs(&mut self, addrs: &BTreeMap<Ipv4Addr, u32>) -> Result<(), DataplaneError> {
-        self.maps.set_node_addrs(addrs)
-    }
-
-    /// The flows that the host stack has touched, in no order.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses.
-    pub fn stack_flows(&self) -> Result<Vec<StackFlow>, DataplaneError> {
-        self.maps.stack_flows()
-    }
-
-    /// Counters of a pod since [`Self::set_route`] made them, all CPUs together; `None`: it has none.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses.
-    pub fn pod_stats(&self, ip: Ipv4Addr) -> Result<Option<PodStats>, DataplaneError> {
-        self.maps.pod_stats(ip)
-    }
-
-    /// Counters of every drop reason, all CPUs together.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses.
-    pub fn drops(&self) -> Result<Vec<(DropReason, DropCount)>, DataplaneError> {
-        self.maps.drops()
+    /// How this dataplane attaches its programs.
+    #[must_use]
+    pub fn attachment(&self) -> Attachment {
+        self.attachment
     }
 
     /// Runs a program on a frame without sending anything (`BPF_PROG_TEST_RUN`). Counters and maps are the real ones.
@@ -306,22 +267,38 @@ impl Dataplane {
         program: Program,
         frame: &TestFrame<'_>,
     ) -> Result<TestVerdict, DataplaneError> {
-        self.program_mut(program)
-            .and_then(|classifier| frame.run(classifier))
-            .map_err(|source| DataplaneError::Program { program: program.name(), source: Box::new(source) })
+        loading::with_program(&mut self.ebpf, program, |classifier| frame.run(classifier))
     }
 
+    /// Attaches a program, then takes away what an agent that attached in the other way has left on this hook. For that
+    /// moment there are two programs. TCX runs first, and on ingress its verdict is final: the filter sees nothing. The
+    /// egress programs let the next one have its turn: a flow may be marked by both, as one that stays on the stack,
+    /// which is slower but never wrong, whereas a moment without a program could lose a packet.
     fn attach(&mut self, program: Program, ifindex: u32, ifname: &str) -> Result<Attached, DataplaneError> {
         let dir = self.links_dir();
-        let classifier = self.program_mut(program).map_err(|source| DataplaneError::Program {
-            program: program.name(),
-            source: Box::new(source),
-        })?;
-        link_pins::attach(&dir, classifier, LinkPin { ifname: ifname.to_owned(), ifindex, program })
+        let attachment = self.attachment;
+        let classifier = loading::program_mut(&mut self.ebpf, program)?;
+        let wanted = LinkPin { ifname: ifname.to_owned(), ifindex, program };
+        match attachment {
+            Attachment::Tcx => {
+                let attached = link_pins::attach(&dir, classifier, wanted)?;
+                self.remove_former_filters(|former| {
+                    former.ifindex == ifindex && former.program.hook() == program.hook()
+                })?;
+                Ok(attached)
+            }
+            Attachment::Clsact => {
+                let attached = clsact::attach(classifier, &wanted)?;
+                link_pins::detach_hook(&dir, &wanted)?;
+                Ok(attached)
+            }
+        }
     }
 
-    fn program_mut(&mut self, program: Program) -> Result<&mut SchedClassifier, ProgramError> {
-        self.ebpf.program_mut(program.name()).ok_or(ProgramError::NotLoaded)?.try_into()
+    fn remove_former_filters(&mut self, chosen: impl Fn(&LinkPin) -> bool) -> Result<(), DataplaneError> {
+        self.former_filters.iter().filter(|former| chosen(former)).try_for_each(clsact::remove)?;
+        self.former_filters.retain(|former| !chosen(former));
+        Ok(())
     }
 
     fn links_dir(&self) -> PathBuf {
@@ -332,6 +309,13 @@ impl Dataplane {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(not(feature = "ebpf-log"))]
+    #[test]
+    fn an_ordinary_object_logs_nothing() {
+        let log_map = b"AYA_LOG";
+        assert!(!loading::OBJECT.windows(log_map.len()).any(|bytes| bytes == log_map));
+    }
 
     #[test]
     fn a_dataplane_can_be_moved_to_another_thread() {

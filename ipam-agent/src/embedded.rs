@@ -11,6 +11,7 @@
 //!
 //! * a namespace is made when its first object is created, and can only be deleted when it is empty;
 //! * pods are deleted at once: no kubelet stops containers, so there is no grace period;
+//! * the form of labels and annotations is not checked;
 //! * there are no controllers, so no garbage collection by owner, and no strategic or apply patches;
 //! * events are not dropped after an hour but beyond 1 000;
 //! * the log of changes is in memory: after a restart, a watch of an older revision has to list again.
@@ -40,6 +41,7 @@ mod read;
 mod registry;
 mod render;
 mod request;
+mod schema;
 mod selector;
 mod service;
 mod store;
@@ -146,6 +148,16 @@ impl EmbeddedApi {
     /// Finishes the writes that wait, ends all watches and closes the file. All later requests fail with 503.
     pub async fn close(&self) {
         self.0.writes.writer.close().await;
+    }
+
+    /// Waits until a write to the file fails, and says why. All requests fail with 503 then, until the file is opened
+    /// again: whoever serves this API should end.
+    pub async fn failed(&self) -> anyhow::Error {
+        let why = self.0.writes.writer.failed().await;
+        anyhow::anyhow!(
+            "{why}; check the disk for space and errors: this program ends, and its next start goes on with what was \
+             written"
+        )
     }
 }
 

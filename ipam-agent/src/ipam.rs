@@ -4,5 +4,9 @@
 //! every state there is.
 
 pub mod binding;
+pub mod capacity;
+pub mod continuation;
+pub mod family;
 pub mod pool;
 pub mod retention;
+pub mod workload;

@@ -6,12 +6,21 @@
 
 pub mod api;
 pub mod cli;
+pub mod client;
 pub mod cloud;
 pub mod controller;
 pub mod crds;
 pub mod dataplane;
 pub mod embedded;
+pub mod explain;
+pub mod health;
+pub mod https;
+pub mod inspect;
 pub mod install;
 pub mod ipam;
+pub mod ipamctl;
+pub mod leader;
+pub mod metrics;
 pub mod netlink;
 pub mod node;
+pub mod webhook;

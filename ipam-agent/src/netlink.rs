@@ -2,11 +2,14 @@
 //! Knows nothing of Kubernetes, and never deletes a route that it did not make: see [`ROUTE_PROTOCOL`].
 
 mod address;
+mod devconf;
 mod events;
 mod link;
 mod mac;
 mod neighbour;
+pub mod nftables;
 mod route;
+mod setting_events;
 pub mod sysctl;
 
 use std::io;
@@ -16,11 +19,13 @@ use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 
 pub use self::{
+    devconf::{DeviceSettings, DeviceSettingsV6, RP_FILTER_LOOSE},
     events::{Event, Events},
     link::{Link, NewVeth},
     mac::{MacText, parse_mac},
     neighbour::Neighbour,
     route::{PodHostRoute, ROUTE_PROTOCOL},
+    setting_events::{SettingEvent, SettingEvents, SettingOf},
 };
 
 /// A request that the kernel refused, or that could not be made.
@@ -57,6 +62,8 @@ pub struct Netlink {
     handle: rtnetlink::Handle,
     /// The kernel answers EBUSY to a list that is asked for while another is being sent on the same socket.
     listing: std::sync::Arc<tokio::sync::Mutex<()>>,
+    /// What [`Self::keeps_neighbours`] found out.
+    keeps_neighbours: std::sync::Arc<tokio::sync::OnceCell<bool>>,
 }
 
 impl Netlink {
@@ -71,7 +78,7 @@ impl Netlink {
             source,
         })?;
         tokio::spawn(connection);
-        Ok(Self { handle, listing: std::sync::Arc::default() })
+        Ok(Self { handle, listing: Default::default(), keeps_neighbours: Default::default() })
     }
 
     /// Sends a request of our own making and waits for the kernel's acknowledgement.

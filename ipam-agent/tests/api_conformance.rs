@@ -3,10 +3,11 @@
 #[path = "api_seam/suite.rs"]
 mod suite;
 
-use ipam_agent::embedded::{Access, EmbeddedApi};
+use ipam_agent::embedded::{Access, CustomKind, EmbeddedApi, Options};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use suite::conformance_cases;
+use suite::exchanges::{self, thing::Thing};
 
 /// Runs a case on a new file.
 async fn here<F: Future<Output = ()>>(case: impl FnOnce(Client) -> F) {
@@ -39,4 +40,17 @@ mod in_process {
 
 mod over_the_listener {
     super::conformance_cases!(crate::there);
+}
+
+/// What a kube-apiserver was recorded to answer, the embedded API answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_are_those_of_a_kube_apiserver() {
+    let directory = tempfile::tempdir().expect("directory");
+    let kinds = vec![CustomKind::of::<Thing>()];
+    // So few that a watch from the first revision comes too late, as it does on a server that was started anew.
+    let options = Options { log_capacity: 30, ..Options::default() };
+    let api = EmbeddedApi::open_with(&directory.path().join("api.redb"), kinds, options);
+    let api = api.expect("opens");
+    exchanges::check(exchanges::play(&api.client()).await, None);
+    api.close().await;
 }

@@ -16,6 +16,7 @@ use ipam_agent::embedded::{CustomKind, EmbeddedApi, Options};
 use k8s_openapi::api::core::v1::{Event, Namespace};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams, VersionMatch, WatchEvent, WatchParams};
 use kube::{Client, ResourceExt};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use suite::watches::Events;
 use suite::{claim, created, merge, refusal, refused, revision, soon};
@@ -67,6 +68,49 @@ async fn a_restart_keeps_everything() {
     // Not in the conformance suite: kube's own client repeats a request that was answered 504, for minutes.
     let ahead = ListParams::default().at("900000").matching(VersionMatch::NotOlderThan);
     assert_eq!(refusal(claims.list(&ahead).await), refused(504, "Timeout"));
+}
+
+/// A file that cannot be written any more is said to be so, and is used again from the next start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_fails_ends_the_api_and_loses_nothing_that_was_answered() {
+    const CHILD: &str = "EMBEDDED_API_SMALL_FILES";
+    if std::env::var_os(CHILD).is_none() {
+        // The limit of a file's size is that of a process.
+        let child = Command::new(std::env::current_exe().expect("this test"))
+            .args(["--exact", "a_write_that_fails_ends_the_api_and_loses_nothing_that_was_answered"])
+            .env(CHILD, "1")
+            .output()
+            .expect("child");
+        assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+        return;
+    }
+    // A write beyond the limit raises SIGXFSZ; when that does not end the process, it fails as on a full disk.
+    let kind = tokio::signal::unix::SignalKind::from_raw(25);
+    let _handled = tokio::signal::unix::signal(kind).expect("handler");
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("api.redb");
+    let api = EmbeddedApi::open(&path).expect("opens");
+    let claims = default_claims(&api.client());
+    let size = std::fs::metadata(&path).expect("file").len();
+    let unlimited = getrlimit(Resource::Fsize);
+    setrlimit(Resource::Fsize, Rlimit { current: Some(size), ..unlimited }).expect("limit");
+    let mut written = 0;
+    let refused = loop {
+        match claims.create(&PostParams::default(), &claim(&format!("web-{written}"))).await {
+            Ok(_) => written += 1,
+            Err(error) => break error.to_string(),
+        }
+        assert!(written < 100_000, "never full");
+    };
+    assert!(refused.contains("write failed"), "{refused}");
+    let why = soon("the failure", api.failed()).await.to_string();
+    assert!(why.contains(&path.display().to_string()) && why.contains("check the disk"), "{why}");
+    assert_eq!(refusal(claims.get("web-0").await).0, 503);
+    setrlimit(Resource::Fsize, unlimited).expect("limit");
+    let api = EmbeddedApi::open(&path).expect("opens again");
+    let claims = default_claims(&api.client());
+    assert_eq!(claims.list(&Default::default()).await.expect("list").items.len(), written);
+    created(&claims, "another").await;
 }
 
 /// A watch behind the log is told so, and told nothing else.

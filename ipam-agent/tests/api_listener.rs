@@ -130,6 +130,7 @@ async fn example_objects(client: &Client) {
         zone: "zone-1".to_owned(),
         max_enis: 2,
         max_ips_per_eni: 9,
+        warm: None,
     };
     let nodes = Api::<NodeENIConfig>::all(client.clone());
     nodes.create(&PostParams::default(), &NodeENIConfig::new("node-a", spec)).await.expect("nec");
@@ -153,7 +154,7 @@ async fn kubectl_shows_tables() {
     let vip = table(&text);
     assert_eq!(
         vip[0],
-        ["NAME", "TYPE", "PHASE", "NAMESPACE", "CLAIM", "NODE", "ENI", "EPOCH", "DETACHED", "EXPIRES", "AGE"]
+        ["NAME", "TYPE", "PHASE", "NAMESPACE", "CLAIM", "NODE", "ENI", "EPOCH", "DETACHED", "AGE"]
     );
     assert_eq!(vip[1][..6], ["10.0.1.5", "Pod", "Bound", "default", "web-0", "node-a"]);
     assert!(vip[1].last().is_some_and(|age| age.ends_with('s')), "{text}");

@@ -12,13 +12,21 @@ use std::{
 };
 
 use agent_world::{GATEWAY, Netns, World, mode, pings, wait_for};
-use ipam_agent::{api::IpPhase, dataplane::Dataplane, node::PodRules};
+use ipam_agent::{
+    api::IpPhase,
+    dataplane::Dataplane,
+    node::{
+        NodeConfig, PodRules,
+        journal::{Change, Journal, Record},
+    },
+};
 use ipam_cni::{
     agent_client::Agent as AgentClient,
     error::code,
     protocol::{AttachmentKey, PROTOCOL_VERSION, PodIdentity, Request},
 };
 use ipam_common::PodRoute;
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 const IP: &str = "10.0.0.5";
@@ -38,7 +46,7 @@ fn half_an_add(world: &World, container: &str, pod: &Netns) -> AgentClient {
     let identity = PodIdentity {
         namespace: Some("default".into()),
         name: Some("web-0".into()),
-        uid: Some("web-0-uid".into()),
+        uid: Some(world.pod_uid("web-0")),
     };
     let request = Request::Add { protocol: PROTOCOL_VERSION, key, pod: identity, netns: pod.path() };
     client.send(&request, Some(pod.fd().as_fd())).unwrap();
@@ -85,6 +93,7 @@ fn an_add_waits_for_its_address_and_a_pod_that_never_came_is_acknowledged() {
     // A node without ENIs can serve: its first ENI comes with its first pod.
     wait_for("the node to be ready", || world.cni("STATUS", "x", "x", None, Value::Null).is_ok());
     let pod = Netns::new();
+    world.create_pod("web-0");
     std::thread::scope(|scope| {
         let add = scope.spawn(|| (world.add("c1", "web-0", &pod), Instant::now()));
         std::thread::sleep(Duration::from_millis(300));
@@ -272,10 +281,152 @@ fn a_second_agent_is_refused_and_the_first_goes_on() {
     wait_for("the first agent to serve", || world.cni("STATUS", "x", "x", None, Value::Null).is_ok());
 }
 
+#[test]
+fn a_journal_that_was_being_made_anew_when_the_agent_died_is_made_to_its_end() {
+    let (world, agent) = ready();
+    world.bind(IP, "web-0", 3);
+    let pod = Netns::new();
+    let result = world.add("c1", "web-0", &pod).unwrap();
+    agent.kill();
+    // What the first start without the journal has written, up to the mark that it has come to its end.
+    let path = world.config().journal;
+    let known = Journal::open(&path).unwrap();
+    let record = known.book().attachments.values().next().unwrap().clone();
+    drop(known);
+    std::fs::remove_file(&path).unwrap();
+    let key = AttachmentKey {
+        network: String::new(),
+        container_id: record.host_ifname.clone(),
+        ifname: String::new(),
+    };
+    let found = Record {
+        key,
+        pod_namespace: String::new(),
+        pod_name: String::new(),
+        pod_uid: None,
+        vpc_ip_uid: String::new(),
+        ..Record::clone(&record)
+    };
+    let begun = Journal::open(&path).unwrap();
+    world.with_api(async |_| {
+        begun.change(Change::Adopt { was: None, record: Box::new(found) }).await.unwrap();
+    });
+    assert!(begun.book().rebuilding);
+    drop(begun);
+    let file = std::fs::File::open(&path).unwrap();
+    wait_for("the journal to be closed", || file.try_lock().is_ok());
+    drop(file);
+
+    let agent = world.start();
+    wait_for("the node to be ready", || world.is_ready());
+    assert!(pings(&pod, GATEWAY));
+    world.cni("CHECK", "c1", "web-0", Some(&pod), json!({ "prevResult": result })).unwrap();
+    world.del("c1").unwrap();
+    world.assert_bare();
+    agent.stop().unwrap();
+    wait_for("the journal to be whole", || {
+        Journal::open(&path).is_ok_and(|journal| !journal.book().rebuilding)
+    });
+}
+
+#[test]
+fn the_copy_of_a_static_pod_is_the_pod_that_the_runtime_names() {
+    let (world, _agent) = ready();
+    let pods = async |client| -> kube::Api<Pod> { kube::Api::default_namespaced(client) };
+    world.with_api(async |client| {
+        let copy = json!({
+            "metadata": { "name": "web-0", "annotations": { "kubernetes.io/config.mirror": "web-0-uid" } },
+            "spec": { "nodeName": "n1", "containers": [{ "name": "c", "image": "none" }] },
+        });
+        pods(client).await.create(&Default::default(), &serde_json::from_value(copy).unwrap()).await.unwrap();
+    });
+    // The world knows no object of this pod, so this is the UID in `CNI_ARGS`.
+    assert_eq!(world.pod_uid("web-0"), "web-0-uid");
+    world.bind_uid(IP, "web-0", "web-0-uid", 3);
+    world.add("c1", "web-0", &Netns::new()).unwrap();
+    world.del("c1").unwrap();
+    // Longer than the agent asks.
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(world.acknowledged(IP), None, "the pod lives, and gets another sandbox");
+    world.add("c2", "web-0", &Netns::new()).unwrap();
+    world.with_api(async |client| {
+        pods(client).await.delete("web-0", &Default::default()).await.unwrap();
+    });
+    world.del("c2").unwrap();
+    wait_for("the acknowledgement", || world.acknowledged(IP) == Some(3));
+}
+
+/// A small tmpfs, until it is dropped.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn new(at: std::path::PathBuf) -> Self {
+        std::fs::create_dir(&at).unwrap();
+        let mount =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m", "small"]).arg(&at).status().unwrap();
+        assert!(mount.success());
+        Self(at)
+    }
+
+    /// Takes all the space that is left.
+    fn fill(&self) {
+        use std::io::Write as _;
+        let mut filler = std::fs::File::create(self.0.join("filler")).unwrap();
+        while filler.write(&[1; 4096]).is_ok_and(|written| written > 0) {}
+    }
+
+    fn clear(&self) {
+        std::fs::remove_file(self.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_journal_that_cannot_be_written_ends_the_agent_and_the_next_one_goes_on() {
+    let world = World::new();
+    let disk = SmallDisk::new(world.directory.path().join("small"));
+    let config = || NodeConfig { journal: disk.0.join("node.redb"), ..world.config() };
+    world.attach_eni();
+    let agent = world.start_with(config());
+    wait_for("the node to be ready", || world.is_ready());
+    world.bind(IP, "web-0", 3);
+    let pod = Netns::new();
+    let result = world.add("c1", "web-0", &pod).unwrap();
+
+    disk.fill();
+    // Until one of them needs a page that the file has not.
+    for number in 6..60 {
+        world.bind(&format!("10.0.0.{number}"), &format!("web-{number}"), 1);
+        if world.add(&format!("c{number}"), &format!("web-{number}"), &Netns::new()).is_err() {
+            break;
+        }
+    }
+    let error = agent.ended().to_string();
+    assert!(
+        error.starts_with(&format!("journal `{}`: write failed: ", config().journal.display())),
+        "{error}"
+    );
+    assert!(error.contains("check the disk"), "{error}");
+    assert!(pings(&pod, GATEWAY), "pods go on");
+
+    disk.clear();
+    let _agent = world.start_with(config());
+    wait_for("the node to be ready", || world.is_ready());
+    world.cni("CHECK", "c1", "web-0", Some(&pod), json!({ "prevResult": result })).unwrap();
+    world.bind("10.0.0.99", "web-99", 1);
+    world.add("c99", "web-99", &Netns::new()).unwrap();
+    world.del("c1").unwrap();
+}
+
 /// Name, UID and annotations of the only Pod, once it is there.
 fn only_pod(world: &World) -> Option<(String, String, std::collections::BTreeMap<String, String>)> {
     let pods = world.with_api(async |client| {
-        let api: kube::Api<k8s_openapi::api::core::v1::Pod> = kube::Api::namespaced(client, "default");
+        let api: kube::Api<Pod> = kube::Api::namespaced(client, "default");
         api.list(&Default::default()).await.unwrap().items
     });
     assert!(pods.len() < 2, "{pods:?}");

@@ -8,6 +8,7 @@ use std::{
         unix::net::UnixStream,
     },
     path::{Path, PathBuf},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -25,6 +26,11 @@ use crate::{
 /// Longest reply in bytes. A pod's interface takes some hundred.
 const REPLY_MAX: usize = 1 << 20;
 
+/// How long an agent may not be there: a restart takes less, and no runtime shall see it.
+const ABSENCE: Duration = Duration::from_secs(2);
+/// Pause between two attempts to find it.
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// A connection to the agent, for one CNI call. Dropping it before [`Request::Wired`] makes the agent undo.
 pub struct Agent {
     stream: UnixStream,
@@ -37,8 +43,8 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Connects. `timeout` is for everything from here on; an agent that is not there, is late or hangs up is
-    /// an error with the code `unavailable`.
+    /// Connects, and waits for an agent that is being started anew. `timeout` is for everything from here on; an agent
+    /// that is not there, is late or hangs up is an error with the code `unavailable`.
     pub fn connect(socket: &Path, timeout: Duration, unavailable: u32) -> Result<Self, CniError> {
         let deadline = Instant::now() + timeout;
         let open = || -> io::Result<UnixStream> {
@@ -48,7 +54,14 @@ impl Agent {
             connect(&fd, &SocketAddrUnix::new(socket)?)?;
             Ok(fd.into())
         };
-        match open() {
+        let patience = Instant::now() + ABSENCE.min(timeout / 2);
+        let opened = loop {
+            match open() {
+                Err(error) if is_absence(&error) && Instant::now() < patience => thread::sleep(PAUSE),
+                opened => break opened,
+            }
+        };
+        match opened {
             Ok(stream) => {
                 let socket = socket.to_owned();
                 Ok(Self { stream, socket, timeout, deadline, unavailable, received: Vec::new() })
@@ -65,12 +78,29 @@ impl Agent {
         }
     }
 
+    /// Asks for something that can be asked for twice: an agent that ends in between is asked again when it is back.
+    /// The rest is as for [`Self::connect`].
+    pub fn ask(
+        socket: &Path,
+        timeout: Duration,
+        unavailable: u32,
+        request: &Request,
+    ) -> Result<Self, CniError> {
+        let patience = Instant::now() + ABSENCE.min(timeout / 2);
+        loop {
+            let mut agent = Self::connect(socket, timeout, unavailable)?;
+            let line = encode(request)?;
+            match agent.send_line(&line, None).and_then(|()| agent.await_line()) {
+                Ok(()) => return Ok(agent),
+                Err(error) if is_hangup(&error) && Instant::now() < patience => thread::sleep(PAUSE),
+                Err(error) => return Err(agent.broken(&error)),
+            }
+        }
+    }
+
     /// Sends a request, with a descriptor when given one.
     pub fn send(&mut self, request: &Request, fd: Option<BorrowedFd<'_>>) -> Result<(), CniError> {
-        let mut line = serde_json::to_vec(request).map_err(|error| {
-            CniError::new(code::INTERNAL, "cannot encode the request").details(error.to_string())
-        })?;
-        line.push(b'\n');
+        let line = encode(request)?;
         self.send_line(&line, fd).map_err(|error| self.broken(&error))
     }
 
@@ -122,12 +152,17 @@ impl Agent {
     }
 
     fn receive_line(&mut self) -> io::Result<Vec<u8>> {
+        self.await_line()?;
+        let end =
+            self.received.iter().position(|byte| *byte == b'\n').map_or(self.received.len(), |end| end + 1);
+        let rest = self.received.split_off(end);
+        Ok(std::mem::replace(&mut self.received, rest))
+    }
+
+    /// Waits until a line is there.
+    fn await_line(&mut self) -> io::Result<()> {
         let mut chunk = [0; 4096];
-        loop {
-            if let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
-                let rest = self.received.split_off(end + 1);
-                return Ok(std::mem::replace(&mut self.received, rest));
-            }
+        while !self.received.contains(&b'\n') {
             if self.received.len() > REPLY_MAX {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "its reply does not end"));
             }
@@ -142,6 +177,7 @@ impl Agent {
                 n => self.received.extend_from_slice(&chunk[..n]),
             }
         }
+        Ok(())
     }
 
     fn remaining(&self) -> io::Result<Duration> {
@@ -175,6 +211,25 @@ impl Agent {
         )
         .details(format!("{reply:?} instead of {expected}; are plugin and agent of the same version?"))
     }
+}
+
+fn encode(request: &Request) -> Result<Vec<u8>, CniError> {
+    let mut line = serde_json::to_vec(request).map_err(|error| {
+        CniError::new(code::INTERNAL, "cannot encode the request").details(error.to_string())
+    })?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+/// Whether the agent went away without an answer.
+fn is_hangup(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
+}
+
+/// Whether nobody listens.
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
 fn is_timeout(error: &io::Error) -> bool {

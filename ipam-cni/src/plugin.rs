@@ -117,7 +117,7 @@ fn add(
             netns.path
         )));
     }
-    let mut agent = connect(conf, code::TRY_AGAIN_LATER)?;
+    let mut agent = Agent::connect(&conf.socket, conf.timeout, code::TRY_AGAIN_LATER)?;
     let ifname = key.ifname.clone();
     let request = Request::Add { protocol: PROTOCOL_VERSION, key, pod, netns: netns.path.clone() };
     agent.send(&request, Some(inside.fd()))?;
@@ -140,8 +140,8 @@ fn check_pod(conf: &NetConf, attachment: Attachment, netns: &NetnsPath) -> Resul
     })?;
     let key = key(conf, attachment);
     let ifname = key.ifname.clone();
-    let mut agent = connect(conf, code::TRY_AGAIN_LATER)?;
-    agent.send(&Request::Check { protocol: PROTOCOL_VERSION, key }, None)?;
+    let request = Request::Check { protocol: PROTOCOL_VERSION, key };
+    let mut agent = Agent::ask(&conf.socket, conf.timeout, code::TRY_AGAIN_LATER, &request)?;
     let expected = agent.expect_wire()?;
     // Not "unknown container", which would tell the runtime that there is nothing to DEL: the agent knows it.
     let mut inside = PodNetns::enter(netns).map_err(|error| match error.code {
@@ -155,13 +155,7 @@ fn check_pod(conf: &NetConf, attachment: Attachment, netns: &NetnsPath) -> Resul
 fn ask(conf: &NetConf, request: &Request) -> Result<(), CniError> {
     let unavailable =
         if matches!(request, Request::Status { .. }) { code::NOT_AVAILABLE } else { code::TRY_AGAIN_LATER };
-    let mut agent = connect(conf, unavailable)?;
-    agent.send(request, None)?;
-    agent.expect_done()
-}
-
-fn connect(conf: &NetConf, unavailable: u32) -> Result<Agent, CniError> {
-    Agent::connect(&conf.socket, conf.timeout, unavailable)
+    Agent::ask(&conf.socket, conf.timeout, unavailable, request)?.expect_done()
 }
 
 fn key(conf: &NetConf, attachment: Attachment) -> AttachmentKey {

@@ -5,6 +5,7 @@ use std::{
     io,
     net::IpAddr,
     os::fd::{AsFd, BorrowedFd},
+    time::{Duration, Instant},
 };
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
@@ -30,6 +31,11 @@ use crate::{
     protocol::PodInterface,
     result::host_prefix,
 };
+
+/// How long an IPv6 address may take to become usable before ADD goes on without it.
+const USABLE_WAIT: Duration = Duration::from_secs(1);
+/// Between two looks at that.
+const USABLE_PAUSE: Duration = Duration::from_micros(200);
 
 /// A pod's network namespace, opened and entered.
 pub struct PodNetns {
@@ -117,7 +123,31 @@ impl PodNetns {
             let is = format!("{} has the MAC {} and not {}", pod.ifname, found.mac, pod.mac);
             return Err(internal(format!("the interface is not the one that the agent made: {is}")));
         }
-        Ok(self.netlink.batch(changes(pod, link.header.index, &gateway_mac))?)
+        if pod.addresses.iter().any(IpAddr::is_ipv6) {
+            allow_ipv6(&pod.ifname)?;
+        }
+        self.netlink.batch(changes(pod, link.header.index, &gateway_mac))?;
+        self.wait_until_usable(pod)
+    }
+
+    /// Waits until the kernel takes packets to the pod's IPv6 addresses. Even without duplicate address detection it
+    /// makes an address usable (writes its local route) from a work queue, behind whatever holds the lock of rtnetlink;
+    /// what comes before is lost. One that takes very long does so with no help of ours.
+    fn wait_until_usable(&mut self, pod: &PodInterface) -> Result<(), CniError> {
+        let deadline = Instant::now() + USABLE_WAIT;
+        let mut missing: Vec<IpAddr> = pod.addresses.iter().copied().filter(IpAddr::is_ipv6).collect();
+        while !missing.is_empty() && Instant::now() < deadline {
+            let request = RouteNetlinkMessage::GetRoute(RouteMessage::default());
+            for message in self.netlink.dump("routes", request)? {
+                if let RouteNetlinkMessage::NewRoute(route) = message {
+                    missing.retain(|address| !is_local_route(&route, *address));
+                }
+            }
+            if !missing.is_empty() {
+                std::thread::sleep(USABLE_PAUSE);
+            }
+        }
+        Ok(())
     }
 
     /// Looks at an interface; `None` when there is none of that name.
@@ -161,6 +191,21 @@ impl From<NetlinkError> for CniError {
             },
         )
     }
+}
+
+/// Turns IPv6 on at the interface, whatever the namespace's default is, with no delay before its link-local address can
+/// be used, and deaf to router advertisements: its next hop never sends one. Sysctls of the network are those of the
+/// namespace that the thread is in.
+fn allow_ipv6(ifname: &str) -> Result<(), CniError> {
+    for (name, value) in [("accept_dad", "0"), ("accept_ra", "0"), ("disable_ipv6", "0")] {
+        let path = format!("/proc/sys/net/ipv6/conf/{ifname}/{name}");
+        std::fs::write(&path, value).map_err(|error| {
+            CniError::new(code::KERNEL, format!("in the pod: cannot write {value} to {path}")).details(format!(
+                "{error}; a pod with an IPv6 address needs a kernel with IPv6, and /proc/sys must be writable"
+            ))
+        })?;
+    }
+    Ok(())
 }
 
 /// Everything that an interface which has just been made still lacks, in the order in which the kernel takes
@@ -281,6 +326,11 @@ fn describe_address(message: &AddressMessage) -> Option<(IpAddr, u8)> {
         _ => None,
     });
     Some((local.or(any)?, message.header.prefix_len))
+}
+
+fn is_local_route(route: &RouteMessage, address: IpAddr) -> bool {
+    route.header.kind == RouteType::Local
+        && route.attributes.contains(&RouteAttribute::Destination(address.into()))
 }
 
 fn default_gateway(route: &RouteMessage, index: u32) -> Option<IpAddr> {

@@ -21,10 +21,18 @@ pub enum DropReason {
     UnsupportedEtherType = 6,
     /// The pod's ENI slot is empty or its gateway MAC is not known yet.
     EniNotReady = 7,
+    /// A neighbour message (RFC 4861) claims an address or MAC that is not the pod's.
+    NdSpoof = 8,
+    /// The pod plays the router: a router advertisement or an ICMPv6 redirect.
+    RouterAdvertisement = 9,
+    /// The pod plays the DHCP server, of either family.
+    DhcpServer = 10,
+    /// Not a destination on a wire: unspecified, loopback, or an IPv4 address mapped into IPv6.
+    InvalidDestination = 11,
 }
 
 /// Number of drop reasons, the size of the `DROPS` map.
-pub const DROP_REASONS: u32 = 8;
+pub const DROP_REASONS: u32 = 12;
 
 impl DropReason {
     /// Every reason, in the order of its number.
@@ -37,6 +45,10 @@ impl DropReason {
         Self::VlanTagged,
         Self::UnsupportedEtherType,
         Self::EniNotReady,
+        Self::NdSpoof,
+        Self::RouterAdvertisement,
+        Self::DhcpServer,
+        Self::InvalidDestination,
     ];
 
     /// The name used in metrics and messages.
@@ -51,6 +63,42 @@ impl DropReason {
             Self::VlanTagged => "vlan_tagged",
             Self::UnsupportedEtherType => "unsupported_ether_type",
             Self::EniNotReady => "eni_not_ready",
+            Self::NdSpoof => "nd_spoof",
+            Self::RouterAdvertisement => "router_advertisement",
+            Self::DhcpServer => "dhcp_server",
+            Self::InvalidDestination => "invalid_destination",
         }
+    }
+}
+
+/// Bytes of a dropped frame that a [`DropEvent`] carries.
+pub const DROP_HEAD_LEN: usize = 96;
+
+/// Shortest time between two samples of one reason on one CPU, in nanoseconds.
+pub const DROP_SAMPLE_INTERVAL_NS: u64 = 10_000_000;
+
+/// A sample of the dropped packets: an entry of the ring buffer `DROP_EVENTS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DropEvent {
+    /// `CLOCK_MONOTONIC` in nanoseconds (`bpf_ktime_get_ns`).
+    pub time_ns: u64,
+    /// Index of the interface at whose hook the packet was dropped.
+    pub ifindex: u32,
+    /// Number of the [`DropReason`].
+    pub reason: u32,
+    /// Length of the frame in bytes, Ethernet header included.
+    pub len: u32,
+    /// How many bytes of `head` are the frame's; the others are zero.
+    pub captured: u32,
+    /// The frame's first bytes, from the Ethernet header on.
+    pub head: [u8; DROP_HEAD_LEN],
+}
+
+impl DropReason {
+    /// The reason of a number.
+    #[must_use]
+    pub fn of(number: u32) -> Option<Self> {
+        Self::ALL.get(number as usize).copied()
     }
 }

@@ -25,3 +25,11 @@ pub struct StackFlow {
     /// Always zero.
     pub reserved: [u8; 2],
 }
+
+/// Counters of `STACK_FLOWS`. The only value of `FLOW_STATS`, per CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowStats {
+    /// Entries that were made. Less those that are there, it is those that the LRU gave up.
+    pub inserted: u64,
+}

@@ -17,11 +17,12 @@ pub mod route;
 pub mod stats;
 
 pub use addr::{Ipv4Octets, Ipv6Octets, Mac};
-pub use drops::{DROP_REASONS, DropReason};
+pub use drops::{DROP_REASONS, DropEvent, DropReason};
 pub use eni::{Eni, MAX_ENIS};
-pub use flow::StackFlow;
+pub use flow::{FlowStats, StackFlow};
 pub use route::PodRoute;
 pub use stats::{DropCount, PodStats};
 
-/// Version of the layout of all pinned maps. An agent refuses to adopt maps of a version it does not know.
-pub const ABI_VERSION: u32 = 1;
+/// Version of the layout of all pinned maps. An agent migrates maps of another version if it can read it, and refuses them
+/// otherwise.
+pub const ABI_VERSION: u32 = if cfg!(feature = "next-abi") { 3 } else { 2 };

@@ -1,19 +1,35 @@
 //! What the TC programs shall do with a packet: a second judge, to be compared with the programs themselves.
 //!
 //! Written from the specification and not from the programs, and built the other way round: a frame is first taken
-//! apart as a whole ([`frame`]), then the [`Rules`] say what each part means, and [`decide`] only puts their answers
-//! in order. It shares the types of the maps with the programs and no code. It lives in this crate because the
-//! compiler then holds it to `no_std` and to the very types of the map ABI.
+//! apart as a whole ([`frame`], [`upper`], [`flow`]), then the [`Rules`] say what each part means, and [`decide`] only
+//! puts their answers in order. It shares the types of the maps with the programs and no code. It lives in this crate
+//! because the compiler then holds it to `no_std` and to the very types of the map ABI.
 //!
 //! Each rule is a method of a trait, [`Specified`] being the specification. A test that asks whether a comparison
 //! with this model would notice a bug overrides one of them.
 
-pub mod frame;
-mod rules;
+use core::net::IpAddr;
 
-use self::frame::{Arp, Frame, Ipv4, Payload};
-pub use self::rules::{Rules, Scope, Specified};
-use crate::{DropCount, DropReason, Eni, Ipv4Octets, PodRoute, PodStats};
+mod egress;
+pub mod flow;
+pub mod frame;
+mod ingress;
+pub mod ipv4;
+pub mod ipv6;
+mod outcome;
+mod rules;
+pub mod upper;
+
+use self::{
+    flow::Packet,
+    frame::{Frame, Payload},
+    upper::{Icmpv6, protocol},
+};
+pub use self::{
+    outcome::{Marks, Outcome, Verdict},
+    rules::{Rules, Scope, Source, Specified},
+};
+use crate::{Eni, PodRoute, StackFlow};
 
 /// Which program sees the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,9 +38,13 @@ pub enum Hook {
     FromPod,
     /// Ingress of an ENI.
     FromEni,
+    /// Egress of the node's end of a pod's veth.
+    ToPod,
+    /// Egress of an ENI.
+    ToEni,
 }
 
-/// How a packet comes in.
+/// How a packet comes by.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
     /// Where.
@@ -35,6 +55,8 @@ pub struct Arrival {
     pub to_host: bool,
     /// A VLAN tag was taken off the frame and is kept beside it.
     pub tag_beside: bool,
+    /// It was sent here by one of the programs, and not by the stack.
+    pub redirected: bool,
     /// Bytes of payload in each segment that the packet will be cut into; 0: it stays whole.
     pub gso_size: u32,
 }
@@ -42,209 +64,102 @@ pub struct Arrival {
 /// The contents of the maps. No key occurs twice in a list.
 #[derive(Clone, Copy, Debug)]
 pub struct Maps<'a> {
-    /// `POD_ROUTES_V4`. Every address here has counters in `POD_STATS`.
-    pub routes: &'a [(Ipv4Octets, PodRoute)],
+    /// `POD_ROUTES_V4` and `POD_ROUTES_V6`. Every address here has counters.
+    pub routes: &'a [(IpAddr, PodRoute)],
     /// The slots of `ENIS` that are not empty.
     pub enis: &'a [(u32, Eni)],
-    /// `STACK_CIDRS`: network address and prefix length in bits.
-    pub stack_cidrs: &'a [(Ipv4Octets, u32)],
-}
-
-/// What becomes of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Verdict {
-    /// The host's stack gets it (`TC_ACT_OK`).
-    Stack,
-    /// It is dropped and counted by its reason (`TC_ACT_SHOT`).
-    Drop(DropReason),
-    /// It leaves by the interface of this index (`bpf_redirect`).
-    Out(u32),
-    /// It enters the namespace of the peer of the interface of this index (`bpf_redirect_peer`).
-    IntoPod(u32),
-}
-
-/// A verdict, and whom the packet is counted for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// What becomes of the packet.
-    pub verdict: Verdict,
-    /// The pod for which it counts as sent.
-    pub sent_by: Option<Ipv4Octets>,
-    /// The pod for which it counts as received.
-    pub received_by: Option<Ipv4Octets>,
-    /// Bytes it counts for, wherever it is counted.
-    pub bytes: u64,
-}
-
-impl Outcome {
-    /// What the packet adds to the counters of the pod of this address.
-    #[must_use]
-    pub fn pod_delta(&self, pod: Ipv4Octets) -> PodStats {
-        let (sent, received) = (self.sent_by == Some(pod), self.received_by == Some(pod));
-        PodStats {
-            rx_packets: received.into(),
-            rx_bytes: if received { self.bytes } else { 0 },
-            tx_packets: sent.into(),
-            tx_bytes: if sent { self.bytes } else { 0 },
-        }
-    }
-
-    /// What the packet adds to the counter of this reason.
-    #[must_use]
-    pub fn drop_delta(&self, reason: DropReason) -> DropCount {
-        if self.verdict == Verdict::Drop(reason) {
-            DropCount { packets: 1, bytes: self.bytes }
-        } else {
-            DropCount::default()
-        }
-    }
+    /// `STACK_CIDRS` and `STACK_CIDRS_V6`: network address and prefix length in bits.
+    pub stack_cidrs: &'a [(IpAddr, u32)],
+    /// `NODE_ADDRS` and `NODE_ADDRS_V6`: the node's own addresses and the slots of their ENIs.
+    pub node_addrs: &'a [(IpAddr, u32)],
+    /// `STACK_FLOWS`.
+    pub flows: &'a [StackFlow],
 }
 
 impl<'a> Maps<'a> {
-    fn route(&self, addr: Ipv4Octets) -> Option<&'a PodRoute> {
+    fn route(&self, addr: IpAddr) -> Option<&'a PodRoute> {
         self.routes.iter().find(|(key, _)| *key == addr).map(|(_, route)| route)
     }
 
-    fn eni(&self, slot: u16) -> Option<&'a Eni> {
-        self.enis.iter().find(|(key, _)| *key == u32::from(slot)).map(|(_, eni)| eni)
+    fn eni(&self, slot: u32) -> Option<&'a Eni> {
+        self.enis.iter().find(|(key, _)| *key == slot).map(|(_, eni)| eni)
+    }
+
+    fn node_slot(&self, addr: IpAddr) -> Option<u32> {
+        self.node_addrs.iter().find(|(key, _)| *key == addr).map(|(_, slot)| *slot)
     }
 }
 
 /// Judges a packet as the program of its hook shall, and leaves `bytes`, the frame from its Ethernet header, as the
 /// program shall leave it.
 pub fn decide(rules: &dyn Rules, maps: &Maps<'_>, arrival: &Arrival, bytes: &mut [u8]) -> Outcome {
+    let case = Case { rules, maps, arrival };
     let frame = Frame::parse(bytes);
-    let counted = rules.counted_bytes(bytes.len());
-    let case = Case { rules, maps, arrival, len: bytes.len() };
-    match arrival.hook {
-        Hook::FromEni => case.at_eni(frame.as_ref()),
-        Hook::FromPod => case.at_pod(frame.as_ref(), bytes),
+    let ruling = match arrival.hook {
+        Hook::FromPod => case.pod_ingress(frame.as_ref()),
+        Hook::FromEni => case.eni_ingress(frame.as_ref()),
+        Hook::ToPod => case.pod_egress(frame.as_ref()),
+        Hook::ToEni => case.eni_egress(frame.as_ref()),
+    };
+    if let Some(macs) = ruling.macs {
+        bytes[..12].copy_from_slice(macs.as_flattened());
     }
-    .counting(counted)
+    Outcome { bytes: rules.counted_bytes(bytes.len()), ..ruling.outcome }
 }
 
-/// A verdict on its way to become an [`Outcome`].
-struct Draft {
-    verdict: Verdict,
-    sent_by: Option<Ipv4Octets>,
-    received_by: Option<Ipv4Octets>,
+/// An [`Outcome`], and what becomes of the frame's MACs.
+struct Ruling {
+    outcome: Outcome,
+    /// Destination and source, if they change.
+    macs: Option<[[u8; 6]; 2]>,
 }
 
-impl Draft {
-    fn nobody(verdict: Verdict) -> Self {
-        Self { verdict, sent_by: None, received_by: None }
-    }
-
-    fn counting(self, bytes: u64) -> Outcome {
-        let Self { verdict, sent_by, received_by } = self;
-        Outcome { verdict, sent_by, received_by, bytes }
+impl From<Outcome> for Ruling {
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, macs: None }
     }
 }
 
+impl From<Verdict> for Ruling {
+    fn from(verdict: Verdict) -> Self {
+        Outcome::of(verdict).into()
+    }
+}
+
+/// A packet before its judge.
 struct Case<'a> {
     rules: &'a dyn Rules,
     maps: &'a Maps<'a>,
     arrival: &'a Arrival,
-    /// Of the frame, in bytes.
-    len: usize,
 }
 
 impl Case<'_> {
-    fn at_eni(&self, frame: Option<&Frame>) -> Draft {
-        let addressed_to = match frame.map(|frame| &frame.payload) {
-            Some(Payload::Ipv4(Some(header))) if self.rules.eni_may_deliver(self.arrival) => {
-                Some(header.destination)
-            }
-            _ => None,
-        };
-        match addressed_to.and_then(|addr| Some((addr, self.maps.route(addr)?))) {
-            Some((addr, route)) => Draft {
-                verdict: Verdict::IntoPod(self.rules.delivery_ifindex(route)),
-                sent_by: None,
-                received_by: self.rules.counts_received().then_some(addr),
-            },
-            None => Draft::nobody(Verdict::Stack),
+    /// The IP packet in a frame, if its header is there.
+    fn packet<'f>(&self, frame: Option<&Frame<'f>>) -> Option<Packet<'f>> {
+        let frame = frame?;
+        match &frame.payload {
+            Payload::Ipv4(header) => header.as_ref().map(|header| Packet::v4(header, frame.body)),
+            Payload::Ipv6(header) => header.as_ref().map(|header| Packet::v6(header, self.rules, frame.body)),
+            Payload::Arp(_) | Payload::Other => None,
         }
     }
 
-    fn at_pod(&self, frame: Option<&Frame>, bytes: &mut [u8]) -> Draft {
-        let verdict = match frame {
-            _ if self.rules.tag_beside_is_refused(self.arrival) => Verdict::Drop(DropReason::VlanTagged),
-            None => Verdict::Drop(DropReason::Malformed),
-            Some(frame) => match &frame.payload {
-                Payload::Ipv4(Some(header)) => return self.ipv4_from_pod(frame, header, bytes),
-                Payload::Arp(Some(message)) => self.arp_from_pod(frame, message),
-                Payload::Ipv4(None) | Payload::Arp(None) => Verdict::Drop(DropReason::Malformed),
-                Payload::Other => Verdict::Drop(self.rules.refused_ether_type(frame.ether_type)),
-            },
-        };
-        Draft::nobody(verdict)
+    /// The packet's message of ICMPv6, if it has one.
+    fn icmpv6(&self, packet: &Packet<'_>) -> Option<Icmpv6> {
+        let packet = Some(packet).filter(|packet| packet.source.is_ipv6())?;
+        packet.upper.message(protocol::ICMPV6, packet.bytes).and_then(Icmpv6::parse)
     }
 
-    /// All reasons for which a claim is not the sender's own are one and the same here: a spoof.
-    fn arp_from_pod(&self, frame: &Frame, message: &Arp) -> Verdict {
-        if !self.rules.arp_is_of_ipv4_over_ethernet(message) {
-            return Verdict::Drop(DropReason::Malformed);
-        }
-        let route = self.maps.route(self.rules.arp_claim(message));
-        let honest = self.rules.source_fault(route, self.arrival.ifindex, frame.source).is_none()
-            && self.rules.arp_names_frames_mac(message, frame);
-        if honest { Verdict::Stack } else { Verdict::Drop(DropReason::ArpSpoof) }
+    fn is_neighbour_discovery(&self, packet: &Packet<'_>) -> bool {
+        self.icmpv6(packet).is_some_and(|message| self.rules.is_neighbour_discovery(message.kind))
     }
 
-    fn ipv4_from_pod(&self, frame: &Frame, header: &Ipv4, bytes: &mut [u8]) -> Draft {
-        if !self.rules.ipv4_is_sound(header, self.len - frame::ETHERNET_LEN) {
-            return Draft::nobody(Verdict::Drop(DropReason::Malformed));
-        }
-        let route = self.maps.route(header.source);
-        if let Some(reason) = self.rules.source_fault(route, self.arrival.ifindex, frame.source) {
-            return Draft::nobody(Verdict::Drop(reason));
-        }
-        let scope = self.rules.scope(header.destination);
-        let to_stack = self
-            .maps
-            .stack_cidrs
-            .iter()
-            .any(|&(network, prefix_len)| self.rules.covers(network, prefix_len, header.destination));
-        let local_pod = match scope {
-            Scope::Unicast if self.rules.prefers_pod_to_stack() || !to_stack => {
-                self.maps.route(header.destination)
-            }
-            _ => None,
-        };
-        let verdict = match (scope, local_pod) {
-            (Scope::Nowhere, _) => Verdict::Drop(DropReason::Malformed),
-            (Scope::Node, _) => Verdict::Stack,
-            (Scope::Unicast, Some(pod)) => Verdict::IntoPod(self.rules.delivery_ifindex(pod)),
-            (Scope::Unicast, None) if to_stack => Verdict::Stack,
-            (Scope::Unicast, None) => self.out_of_eni(route, header, bytes),
-        };
-        let sent = self.rules.counts_sent(verdict);
-        let received = local_pod.is_some() && self.rules.counts_received();
-        Draft {
-            verdict,
-            sent_by: sent.then_some(header.source),
-            received_by: received.then_some(header.destination),
-        }
-    }
-
-    fn out_of_eni(&self, route: Option<&PodRoute>, header: &Ipv4, bytes: &mut [u8]) -> Verdict {
-        let eni = route.and_then(|route| self.maps.eni(self.rules.eni_slot(route)));
-        let Some(eni) = eni.filter(|eni| self.rules.eni_is_ready(eni)) else {
-            return Verdict::Drop(DropReason::EniNotReady);
-        };
-        let longest = self.rules.longest_piece(
-            self.len - frame::ETHERNET_LEN,
-            self.arrival.gso_size,
-            header.header_len(),
-        );
-        if !self.rules.fits(longest, eni.mtu) {
-            return Verdict::Stack;
-        }
-        let [destination, source] = self.rules.macs_on_the_wire(eni);
-        bytes[..6].copy_from_slice(&destination.octets);
-        bytes[6..12].copy_from_slice(&source.octets);
-        Verdict::Out(self.rules.exit_ifindex(eni))
+    /// The ENI of a slot, if it can send packets of the family of `addr`, and the MACs of what it sends.
+    fn ready_eni(&self, slot: u32, addr: IpAddr) -> Option<(&Eni, [[u8; 6]; 2])> {
+        let eni = self.maps.eni(slot)?;
+        let gateway = self.rules.gateway(eni, addr.is_ipv6());
+        let macs = self.rules.macs_on_the_wire(eni, gateway).map(|mac| mac.octets);
+        self.rules.eni_is_ready(eni, gateway).then_some((eni, macs))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::iter::Sum;
 
-/// IPv4 packets and bytes (Ethernet header included) of one pod. Value of `POD_STATS`.
+/// Packets and bytes (Ethernet header included) of one address of a pod. Value of `POD_STATS` and `POD_STATS_V6`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PodStats {

@@ -6,6 +6,7 @@ use ipam_common::{DropReason, Ipv4Octets, Mac};
 use crate::{
     Action,
     ether::{self, ether_type, same_mac},
+    ipv4,
     packet::Packet,
     source,
 };
@@ -45,8 +46,8 @@ pub fn judge(packet: &Packet) -> Result<Action, DropReason> {
     }
     let is_probe = u32::from_ne_bytes(frame.sender.octets) == 0;
     let claimed = if is_probe { &frame.target } else { &frame.sender };
-    match source::check(packet, &frame.ether.source, claimed) {
-        Ok(route) if same_mac(&frame.sender_mac, &route.mac) => Ok(TC_ACT_OK),
+    match source::check::<ipv4::Frame>(packet, &frame.ether, claimed) {
+        Ok(route) if same_mac(frame.sender_mac, route.mac) => Ok(TC_ACT_OK),
         _ => Err(DropReason::ArpSpoof),
     }
 }

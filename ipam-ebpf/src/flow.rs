@@ -3,24 +3,26 @@
 //! The egress programs mark a flow when the stack sends a packet of it; the ingress programs then pass both of its
 //! directions to the stack. Fragments have ports in the first one only, so beside each flow its pair of addresses is
 //! marked (ports zero), and fragments of a marked pair, the first too, go to the stack. That costs fragments of the
-//! pair's other flows the fast path, and is right for them as well: the stack delivers them all the same.
+//! pair's other flows the fast path, and is right for them as well: the stack delivers them all the same. Opaque packets
+//! have a pair of their own, of protocol 0.
+//!
+//! An ICMP error belongs to the flow of the packet that it quotes, for only the stack can translate it as it translated
+//! that. It marks nothing, and a quoted error has no flow.
 
-use ipam_common::{Ipv4Octets, StackFlow, flow::STACK_FLOW_SEEN};
+use ipam_common::{StackFlow, flow::STACK_FLOW_SEEN};
 
-use crate::{ether, ipv4::Frame, maps::STACK_FLOWS, packet::Packet};
+use crate::{
+    ip::{Ends, Frame},
+    maps::{FLOW_STATS, STACK_FLOWS},
+    packet::Packet,
+    transport::{Part, Transport},
+};
 
-/// IP protocol numbers (IANA).
-const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const SCTP: u8 = 132;
+/// `BPF_NOEXIST` of `linux/bpf.h`: insert, but never overwrite.
+const NO_EXIST: u64 = 1;
 
-/// ICMP types of echo (RFC 792).
-const ECHO_REPLY: u8 = 0;
-const ECHO_REQUEST: u8 = 8;
-
-/// `family` of [`StackFlow`].
-const IPV4: u8 = 4;
+/// Length in bytes of the header of an ICMP error; the packet that it quotes follows.
+const ICMP_HEADER_LEN: u32 = 8;
 
 /// Which end of a packet is the pod.
 #[derive(Clone, Copy)]
@@ -49,56 +51,73 @@ impl Key {
         unsafe { &*(&raw const *self).cast() }
     }
 
-    /// Protocol and ports as they lie in [`StackFlow`], behind the addresses.
+    /// The key of a packet, `None` if it has no flow.
     #[inline(always)]
-    fn rest(protocol: u8, pod_port: [u8; 2], peer_port: [u8; 2]) -> u64 {
-        let ([o0, o1], [o2, o3]) = (pod_port, peer_port);
-        u64::from_ne_bytes([o0, o1, o2, o3, protocol, IPV4, 0, 0])
+    fn of<F: Frame>(ends: Ends, transport: &Transport, pod: Pod) -> Option<Self> {
+        let (source_port, destination_port) = ports::<F>(transport)?;
+        let (pod, peer, pod_port, peer_port) = match pod {
+            Pod::Source => (ends.source, ends.destination, source_port, destination_port),
+            Pod::Destination => (ends.destination, ends.source, destination_port, source_port),
+        };
+        // The identifier of an echo is that of both directions.
+        let peer_port = if transport.protocol == F::ICMP { [0; 2] } else { peer_port };
+        Some(Self { pod, peer, rest: rest::<F>(transport.protocol, pod_port, peer_port) })
     }
 }
 
-/// The flow of a packet, `None` if it has none: not TCP, UDP, SCTP or ICMP echo, or cut short.
+/// Ports, protocol and family as they lie in [`StackFlow`], behind the addresses.
 #[inline(always)]
-fn of(packet: &Packet, frame: &Frame, pod: Pod) -> Option<Key> {
-    let (source_port, destination_port) = ports(packet, frame)?;
-    let (pod, peer, pod_port, peer_port) = match pod {
-        Pod::Source => (frame.source, frame.destination, source_port, destination_port),
-        Pod::Destination => (frame.destination, frame.source, destination_port, source_port),
+fn rest<F: Frame>(protocol: u8, pod_port: [u8; 2], peer_port: [u8; 2]) -> u64 {
+    let ([o0, o1], [o2, o3]) = (pod_port, peer_port);
+    u64::from_ne_bytes([o0, o1, o2, o3, protocol, F::FAMILY, 0, 0])
+}
+
+/// Source and destination port; zero for fragments and opaque packets. For ICMP echo twice the identifier. `None`: not of a
+/// protocol that has flows, or cut short.
+#[inline(always)]
+fn ports<F: Frame>(transport: &Transport) -> Option<([u8; 2], [u8; 2])> {
+    match transport.part {
+        Part::Opaque => return Some(([0; 2], [0; 2])),
+        _ if !transport.has_flows => return None,
+        Part::First | Part::Later => return Some(([0; 2], [0; 2])),
+        Part::Whole => {}
+    }
+    let [o0, o1, o2, o3, o4, o5, _, _] = transport.head()?;
+    if transport.protocol != F::ICMP {
+        Some(([o0, o1], [o2, o3]))
+    } else if F::is_icmp_echo(o0) {
+        Some(([o4, o5], [o4, o5]))
+    } else {
+        None
+    }
+}
+
+/// Whether the stack has touched the flow of the packet, or of the packet that it quotes.
+#[inline(always)]
+pub fn is_on_stack<F: Frame>(packet: &Packet, frame: &F, transport: &Transport, pod: Pod) -> bool {
+    let key = if is_error::<F>(transport) {
+        quoted_key::<F>(packet, transport.offset + ICMP_HEADER_LEN, pod)
+    } else {
+        Key::of::<F>(frame.ends(), transport, pod)
     };
-    // The identifier of an echo is that of both directions.
-    let peer_port = if frame.protocol == ICMP { [0; 2] } else { peer_port };
-    let rest = Key::rest(frame.protocol, pod_port, peer_port);
-    Some(Key { pod: [word(pod), 0], peer: [word(peer), 0], rest })
+    key.is_some_and(|key| is_marked(&key))
 }
 
-/// Source and destination port; zero for fragments. For ICMP echo twice the identifier.
+/// Whether it is an ICMP error, which belongs to another packet's flow.
 #[inline(always)]
-fn ports(packet: &Packet, frame: &Frame) -> Option<([u8; 2], [u8; 2])> {
-    if !matches!(frame.protocol, ICMP | TCP | UDP | SCTP) {
-        return None;
-    }
-    if frame.is_fragment() {
-        return Some(([0; 2], [0; 2]));
-    }
-    let [o0, o1, o2, o3, o4, o5, _, _]: [u8; 8] = packet.load(ether::HEADER_LEN + frame.header_len())?;
-    match (frame.protocol, o0) {
-        (ICMP, ECHO_REPLY | ECHO_REQUEST) => Some(([o4, o5], [o4, o5])),
-        (ICMP, _) => None,
-        _ => Some(([o0, o1], [o2, o3])),
-    }
+pub fn is_error<F: Frame>(transport: &Transport) -> bool {
+    transport.part == Part::Whole && transport.icmp_type::<F>().is_some_and(F::is_icmp_error)
 }
 
-/// The first half of an address in a flow.
+/// The quoted packet went the other way: the pod that sends an error has received it.
 #[inline(always)]
-fn word(addr: Ipv4Octets) -> u64 {
-    let [o0, o1, o2, o3] = addr.octets;
-    u64::from_ne_bytes([o0, o1, o2, o3, 0, 0, 0, 0])
-}
-
-/// Whether the stack has touched the packet's flow.
-#[inline(always)]
-pub fn is_on_stack(packet: &Packet, frame: &Frame, pod: Pod) -> bool {
-    of(packet, frame, pod).is_some_and(|key| is_marked(&key))
+fn quoted_key<F: Frame>(packet: &Packet, offset: u32, pod: Pod) -> Option<Key> {
+    let (ends, transport) = F::quoted(packet, offset)?;
+    let pod = match pod {
+        Pod::Source => Pod::Destination,
+        Pod::Destination => Pod::Source,
+    };
+    Key::of::<F>(ends, &transport, pod)
 }
 
 #[inline(always)]
@@ -108,17 +127,22 @@ fn is_marked(key: &Key) -> bool {
 
 /// Marks the flow of a packet that the stack sends. Should the map refuse, the next packet tries again.
 #[inline(always)]
-pub fn mark(packet: &Packet, frame: &Frame, pod: Pod) {
-    let Some(mut key) = of(packet, frame, pod) else { return };
+pub fn mark<F: Frame>(frame: &F, transport: &Transport, pod: Pod) {
+    let Some(mut key) = Key::of::<F>(frame.ends(), transport, pod) else { return };
     insert(&key);
-    key.rest = Key::rest(frame.protocol, [0; 2], [0; 2]);
+    key.rest = rest::<F>(transport.protocol, [0; 2], [0; 2]);
     insert(&key);
 }
 
 #[inline(always)]
 fn insert(key: &Key) {
-    // The look-up is what keeps a flow young in the LRU, and much cheaper than an update.
-    if !is_marked(key) {
-        let _ = STACK_FLOWS.insert(key.flow(), STACK_FLOW_SEEN, 0);
+    // The look-up is what keeps a flow young in the LRU, and much cheaper than an update. Of two CPUs that come here at once
+    // only one counts the flow.
+    if is_marked(key) || STACK_FLOWS.insert(key.flow(), STACK_FLOW_SEEN, NO_EXIST).is_err() {
+        return;
+    }
+    if let Some(stats) = FLOW_STATS.get_ptr_mut(0) {
+        // SAFETY: this CPU's own copy; the verifier has seen the null check.
+        unsafe { (*stats).inserted += 1 };
     }
 }

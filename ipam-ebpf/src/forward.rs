@@ -4,10 +4,12 @@ use aya_ebpf::{
     bindings::TC_ACT_OK,
     helpers::{bpf_redirect, bpf_redirect_peer},
 };
-use ipam_common::{DropReason, Eni, PodRoute};
+use ipam_common::{DropReason, Eni, Mac, PodRoute};
 
 use crate::{
     Action,
+    ether::is_zero,
+    ip::Frame,
     maps::ENIS,
     packet::{MacPair, Packet},
 };
@@ -24,10 +26,14 @@ pub fn to_pod(route: &PodRoute) -> Action {
 }
 
 /// Out of the pod's ENI with the MACs of ENI and gateway; to the stack when it is too long for the ENI, so
-/// that the pod gets the ICMP error "fragmentation needed" (or the stack fragments it).
+/// that the pod gets the ICMP error "fragmentation needed" or "packet too big" (or the stack fragments it).
 #[inline(always)]
-pub fn to_eni(packet: &Packet, route: &PodRoute, ip_header_len: u32) -> Result<Action, DropReason> {
-    let eni = ENIS.get(u32::from(route.eni)).filter(|eni| is_ready(eni)).ok_or(DropReason::EniNotReady)?;
+pub fn to_eni<F: Frame>(packet: &Packet, route: &PodRoute, ip_header_len: u32) -> Result<Action, DropReason> {
+    let eni = ENIS.get(u32::from(route.eni)).ok_or(DropReason::EniNotReady)?;
+    let gateway_mac = F::gateway_mac(eni);
+    if !is_ready(eni, gateway_mac) {
+        return Err(DropReason::EniNotReady);
+    }
     let longest = match packet.gso_size() {
         0 => packet.l3_len(),
         segment => segment + ip_header_len + MIN_GSO_HEADER_LEN,
@@ -35,7 +41,7 @@ pub fn to_eni(packet: &Packet, route: &PodRoute, ip_header_len: u32) -> Result<A
     if longest > eni.mtu {
         return Ok(TC_ACT_OK);
     }
-    if !packet.set_macs(&MacPair { destination: eni.gateway_mac, source: eni.mac }) {
+    if !packet.set_macs(&MacPair { destination: gateway_mac, source: eni.mac }) {
         return Err(DropReason::Malformed);
     }
     packet.set_redirected();
@@ -45,7 +51,6 @@ pub fn to_eni(packet: &Packet, route: &PodRoute, ip_header_len: u32) -> Result<A
 
 /// Whether the slot holds an ENI whose gateway is known.
 #[inline(always)]
-pub fn is_ready(eni: &Eni) -> bool {
-    let [o0, o1, o2, o3, o4, o5] = eni.gateway_mac.octets;
-    eni.ifindex != 0 && (u32::from_ne_bytes([o0, o1, o2, o3]) != 0 || u16::from_ne_bytes([o4, o5]) != 0)
+pub fn is_ready(eni: &Eni, gateway_mac: Mac) -> bool {
+    eni.ifindex != 0 && !is_zero(gateway_mac)
 }

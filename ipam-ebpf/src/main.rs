@@ -12,19 +12,25 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 mod arp;
+mod dhcp;
 mod drops;
 mod ether;
 mod flow;
 mod forward;
 mod from_eni;
 mod from_pod;
+mod ip;
 mod ipv4;
+mod ipv6;
+#[cfg(feature = "log")]
+mod log;
 mod maps;
 mod packet;
 mod source;
 mod stats;
 mod to_eni;
 mod to_pod;
+mod transport;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},

@@ -1,6 +1,6 @@
 //! Reading a packet, and rewriting its MACs.
 
-use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
+use aya_ebpf::{bindings::__sk_buff, helpers::bpf_skb_load_bytes, programs::TcContext};
 use ipam_common::Mac;
 
 use crate::ether;
@@ -31,6 +31,12 @@ impl Packet {
     #[inline(always)]
     pub fn new(ctx: TcContext) -> Self {
         Self { ctx }
+    }
+
+    /// The kernel's context, to make a `Packet` of in a function of its own.
+    #[inline(always)]
+    pub fn as_raw(&self) -> *mut __sk_buff {
+        self.ctx.skb.skb
     }
 
     #[inline(always)]
@@ -96,10 +102,51 @@ impl Packet {
         Some(unsafe { &*(start as *const T) })
     }
 
-    /// Bytes from an offset, `None` if the packet is shorter.
+    /// The `T` at an offset, in the order of the packet; `None` if the packet is shorter. `T` must be valid for every bit
+    /// pattern.
     #[inline(always)]
-    pub fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+    pub fn load<T: Copy>(&self, offset: u32) -> Option<T> {
         self.ctx.load(offset as usize).ok()
+    }
+
+    /// Copies the eight bytes at an offset to `word`, in the order of the packet; zero if the packet is shorter. It is quicker
+    /// where they stand right behind an `F`, as they mostly do.
+    #[inline(always)]
+    pub fn load_word<F>(&self, offset: u32, word: &mut u64) -> bool {
+        let start = self.ctx.data();
+        if offset == size_of::<F>() as u32 && start + size_of::<F>() + 8 <= self.ctx.data_end() {
+            // SAFETY: the bytes are within the linear part, as the verifier checks again; a frame starts at an even address.
+            let [o0, o1, o2, o3] = unsafe { *((start + size_of::<F>()) as *const [u16; 4]) };
+            *word = u64::from(o0) | u64::from(o1) << 16 | u64::from(o2) << 32 | u64::from(o3) << 48;
+            return true;
+        }
+        self.load_far_word(offset, word)
+    }
+
+    /// As [`Self::load_word`], wherever the bytes stand.
+    #[inline(always)]
+    pub fn load_far_word(&self, offset: u32, word: &mut u64) -> bool {
+        let bytes = core::ptr::from_mut(word).cast();
+        // SAFETY: the helper writes eight bytes, in any case.
+        unsafe { bpf_skb_load_bytes(self.ctx.skb.skb.cast(), offset, bytes, 8) == 0 }
+    }
+
+    /// Copies the first bytes of the packet to `head`, whose rest becomes zero; their number. The kernel does the zeroing: by
+    /// these programs it would be a loop over a pointer, which the verifier refuses without CAP_PERFMON.
+    ///
+    /// # Safety
+    ///
+    /// `head` can be written.
+    #[inline(always)]
+    pub unsafe fn copy_head<const N: usize>(&self, head: *mut [u8; N]) -> u32 {
+        // SAFETY: the helper writes `len` bytes, at most `N`; as many zeroes if the packet is shorter.
+        let load = |len| unsafe { bpf_skb_load_bytes(self.ctx.skb.skb.cast(), 0, head.cast(), len) == 0 };
+        if load(N as u32) {
+            return N as u32;
+        }
+        // Said in this way the verifier of Linux 5.10 too sees that it is neither zero nor more than `N`.
+        let len = self.l3_len().min(N as u32 - ether::HEADER_LEN) + ether::HEADER_LEN;
+        if load(len) { len } else { 0 }
     }
 
     /// Marks the packet as redirected to an ENI by these programs.

@@ -1,18 +1,24 @@
 //! The source check: a pod sends by its own interface, from its own MAC and its own address.
 
-use ipam_common::{DropReason, Ipv4Octets, Mac, PodRoute};
+use ipam_common::{DropReason, PodRoute};
 
-use crate::{ether::same_mac, maps::POD_ROUTES_V4, packet::Packet};
+use crate::{
+    ether::{self, same_mac},
+    ip::Frame,
+    packet::Packet,
+};
 
-/// The route of the pod that owns `addr`, if it is the pod at this interface with this MAC.
+/// The route of the pod that owns `addr`, if it is the pod at this interface with the MAC of the header.
 #[inline(always)]
-pub fn check(packet: &Packet, mac: &Mac, addr: &Ipv4Octets) -> Result<&'static PodRoute, DropReason> {
-    // SAFETY: the agent replaces an entry as a whole, and a removed one stays readable until the program ends
-    // (RCU); a slot reused meanwhile is that of another pod, whose interface then differs.
-    let route = unsafe { POD_ROUTES_V4.get(addr) }.ok_or(DropReason::UnknownSource)?;
+pub fn check<F: Frame>(
+    packet: &Packet,
+    ether: &ether::Header,
+    addr: &F::Addr,
+) -> Result<&'static PodRoute, DropReason> {
+    let route = F::route(addr).ok_or(DropReason::UnknownSource)?;
     if route.ifindex != packet.ifindex() {
         Err(DropReason::WrongInterface)
-    } else if !same_mac(&route.mac, mac) {
+    } else if !same_mac(route.mac, ether.source) {
         Err(DropReason::WrongSourceMac)
     } else {
         Ok(route)

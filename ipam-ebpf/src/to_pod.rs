@@ -1,28 +1,38 @@
 //! A packet that the stack delivers to a pod.
 
 use crate::{
-    ether::ether_type,
+    ether::{self, ether_type},
     flow::{self, Pod},
-    ipv4::Frame,
-    maps::{NODE_ADDRS, POD_ROUTES_V4},
+    ip::Frame,
+    ipv4, ipv6,
     packet::Packet,
+    stats,
 };
 
-/// Marks the packet's flow, so that the pod's answers take the way back through the stack.
+/// Counts the packet, and marks its flow, so that the pod's answers take the way back through the stack.
 #[inline(always)]
 pub fn observe(packet: &Packet) {
-    let Some(frame) = packet.front::<Frame>() else { return };
-    if frame.ether.ether_type != ether_type::IPV4 {
-        return;
+    let Some(header) = packet.front::<ether::Header>() else { return };
+    match header.ether_type {
+        ether_type::IPV4 => observe_ip::<ipv4::Frame>(packet),
+        ether_type::IPV6 => observe_ip::<ipv6::Frame>(packet),
+        _ => {}
     }
+}
+
+#[inline(always)]
+fn observe_ip<F: Frame>(packet: &Packet) {
+    let Some(frame) = packet.front::<F>() else { return };
+    stats::count_rx::<F>(packet, frame.destination());
     // What pods send to the node itself is the stack's anyhow. Were its flows marked, probes would crowd out others.
-    if NODE_ADDRS.get_ptr(frame.source).is_some() {
+    if F::node_slot(frame.source()).is_some() {
         return;
     }
-    flow::mark(packet, frame, Pod::Destination);
+    let transport = frame.transport(packet);
+    flow::mark(frame, &transport, Pod::Destination);
     // From a pod of this node: a later connection between the same two ports without a service must not take the
     // stack in one direction only.
-    if POD_ROUTES_V4.get_ptr(frame.source).is_some() {
-        flow::mark(packet, frame, Pod::Source);
+    if F::route(frame.source()).is_some() {
+        flow::mark(frame, &transport, Pod::Source);
     }
 }

@@ -1,26 +1,30 @@
-//! A cloud: Tencent Cloud's VPC API 3.0 over plain HTTP, as hostile as the original.
+//! A cloud over plain HTTP, as hostile as the originals, with two front doors: Tencent Cloud's VPC API 3.0 and
+//! [AWS's EC2](ec2).
 //!
 //! It checks signatures, quotas and every parameter, finishes what it begins later, limits rates, and moves
 //! the [`World`] when ENIs and addresses move. [`Faults`] make it answer wrongly, late or not at all.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    net::{Ipv4Addr, TcpListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde_json::Value;
 
 use crate::world::World;
 
+mod admin;
 pub mod auth;
+pub mod ec2;
 pub mod error;
 mod fault;
 mod http;
 mod run;
 pub mod state;
+mod tc3;
 mod wire;
 
 pub use fault::{FaultKind, FaultPlan, Faults, When};
@@ -48,15 +52,20 @@ pub struct CloudConfig {
     pub secret: (String, String),
 }
 
-/// A subnet. Its first two addresses and its last can be nobody's; the first is the gateway.
+/// Next hop of every subnet for IPv6.
+pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0xfeee, 0xffff, 0xfeff, 0xffff);
+
+/// A subnet. Its first two addresses and its last can be nobody's, in both families; the first is the gateway for IPv4.
 #[derive(Clone, Debug)]
 pub struct SubnetConfig {
     /// Such as `subnet-a`.
     pub id: String,
     /// Such as `ap-lab-1`.
     pub zone: String,
-    /// Its addresses.
+    /// Its IPv4 addresses.
     pub cidr: Ipv4Net,
+    /// Its IPv6 addresses, if it has any.
+    pub cidr_v6: Option<Ipv6Net>,
 }
 
 impl SubnetConfig {
@@ -64,6 +73,14 @@ impl SubnetConfig {
     #[must_use]
     pub fn gateway(&self) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.cidr.network()) + 1)
+    }
+
+    /// Its network of the family of this address.
+    fn net(&self, ip: IpAddr) -> Option<IpNet> {
+        match ip {
+            IpAddr::V4(_) => Some(self.cidr.into()),
+            IpAddr::V6(_) => self.cidr_v6.map(IpNet::from),
+        }
     }
 }
 
@@ -74,7 +91,7 @@ pub struct InstanceConfig {
     pub zone: String,
     /// ENIs it may have, the primary one included.
     pub max_enis: usize,
-    /// Addresses that each of them may have, the primary one included.
+    /// Addresses that each of them may have of each family, the primary one included.
     pub max_ips_per_eni: usize,
     /// The ENI it is born with. The world is not told of it: it was there before.
     pub primary: Option<PrimaryEni>,
@@ -136,6 +153,8 @@ impl Delays {
 pub struct Call {
     /// The action.
     pub action: String,
+    /// The port that it came to: who called, where each caller has one of its own.
+    pub port: u16,
     /// When it came.
     pub at: Instant,
     /// Its parameters.
@@ -162,7 +181,8 @@ impl Snapshot {
 
     /// The ENI that has this address.
     #[must_use]
-    pub fn holder(&self, ip: Ipv4Addr) -> Option<&Eni> {
+    pub fn holder(&self, ip: impl Into<IpAddr>) -> Option<&Eni> {
+        let ip = ip.into();
         self.enis.iter().find(|eni| eni.addresses.iter().any(|address| address.ip == ip))
     }
 }
@@ -180,6 +200,7 @@ struct Inner {
     state: Mutex<Recorded>,
     calls: Mutex<Vec<Call>>,
     faults: Faults,
+    roles: ec2::Roles,
 }
 
 /// The cloud's knowledge, and what it was.
@@ -236,6 +257,7 @@ impl CloudServer {
                 state: Mutex::new(Recorded { vpc: Vpc::new(config), history: VecDeque::new() }),
                 calls: Mutex::default(),
                 faults: Faults::default(),
+                roles: ec2::Roles::default(),
             }),
         };
         for (id, instance) in instances {
@@ -244,15 +266,29 @@ impl CloudServer {
         server
     }
 
-    /// Serves on a socket, which may have been made in any network namespace. To be called within a tokio
-    /// runtime.
+    /// Serves Tencent Cloud's API on a socket, which may have been made in any network namespace. To be called within a
+    /// tokio runtime.
     ///
     /// # Errors
     /// The socket is not fit for it.
     pub fn serve(&self, listener: TcpListener) -> std::io::Result<Serving> {
+        self.open::<tc3::Tc3>(listener)
+    }
+
+    /// Likewise serves the EC2 API. From then on subnets have the reserved addresses and the IPv6 next hop of
+    /// AWS's.
+    ///
+    /// # Errors
+    /// The socket is not fit for it.
+    pub fn serve_ec2(&self, listener: TcpListener) -> std::io::Result<Serving> {
+        self.change(|vpc| (vpc.reserved, vpc.gateway_v6) = (ec2::RESERVED, ec2::GATEWAY_V6));
+        self.open::<ec2::Ec2>(listener)
+    }
+
+    fn open<D: http::Door>(&self, listener: TcpListener) -> std::io::Result<Serving> {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        Ok(Serving { accepting: tokio::spawn(http::accept(self.clone(), listener)) })
+        Ok(Serving { accepting: tokio::spawn(http::accept::<D>(self.clone(), listener)) })
     }
 
     /// Adds a machine. The id of its primary ENI, if it has one.
@@ -297,12 +333,14 @@ impl CloudServer {
     }
 
     /// Something else in the subnet takes this address.
-    pub fn take_address(&self, ip: Ipv4Addr) {
+    pub fn take_address(&self, ip: impl Into<IpAddr>) {
+        let ip = ip.into();
         self.change(|vpc| vpc.foreign.insert(ip));
     }
 
     /// It lets go of it.
-    pub fn free_address(&self, ip: Ipv4Addr) {
+    pub fn free_address(&self, ip: impl Into<IpAddr>) {
+        let ip = ip.into();
         self.change(|vpc| vpc.foreign.remove(&ip));
     }
 
@@ -333,7 +371,7 @@ impl CloudServer {
 
     /// Addresses of the world that are something else's.
     #[must_use]
-    pub fn foreign(&self) -> BTreeSet<Ipv4Addr> {
+    pub fn foreign(&self) -> BTreeSet<IpAddr> {
         self.state().vpc.foreign.clone()
     }
 

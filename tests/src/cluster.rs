@@ -2,6 +2,7 @@
 //! All of them are the real programs; only the scheduler and the kubelet are played by the test.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,12 +13,17 @@ use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
+use crate::caller::Door;
 use crate::cloud_server::{
     CloudConfig, CloudServer, Delays, InstanceConfig, PrimaryEni, Quotas, Serving, SubnetConfig,
 };
+use crate::lab::patience::patient;
 use crate::lab::process::{LabProcess, binary};
 use crate::lab::{Lab, netns};
+use crate::real_api::{OURS, RealApi};
+use external::External;
 
+pub mod external;
 mod node;
 mod pod;
 
@@ -30,8 +36,10 @@ const SECRET: (&str, &str) = ("lab-secret-id", "lab-secret-key");
 pub const NETWORK: &str = "eni-ipam";
 /// Port of the embedded API on the controller's machine.
 const API_PORT: u16 = 6443;
+/// How long the plugin waits for the agent; what it does without a word, too.
+const CNI_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long anything in the lab may take.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a cluster is to be.
 #[derive(Clone, Debug)]
@@ -42,11 +50,36 @@ pub struct ClusterBuilder {
     max_enis: u32,
     max_ips_per_eni: u32,
     cooldown: Duration,
+    controller_args: Vec<String>,
     agent_args: Vec<String>,
+    mtu: u32,
+    api: Option<&'static RealApi>,
+    door: Door,
 }
 
 impl ClusterBuilder {
-    /// Adds a subnet that pods' ENIs come from.
+    /// Whose cloud it is; Tencent Cloud's unless told otherwise.
+    #[must_use]
+    pub fn cloud_of(mut self, door: Door) -> Self {
+        self.door = door;
+        self
+    }
+
+    /// A real kube-apiserver in place of the embedded API. `deploy/` must have been applied to it.
+    #[must_use]
+    pub fn api(mut self, api: &'static RealApi) -> Self {
+        self.api = Some(api);
+        self
+    }
+
+    /// MTU of every ENI, in bytes; 1500 unless told otherwise.
+    #[must_use]
+    pub fn mtu(mut self, mtu: u32) -> Self {
+        self.mtu = mtu;
+        self
+    }
+
+    /// Adds a subnet that pods' ENIs come from: an IPv4 prefix, or that and an IPv6 one with a comma between.
     #[must_use]
     pub fn subnet(mut self, id: &str, zone: &str, cidr: &str) -> Self {
         self.subnets.push((id.into(), zone.into(), cidr.into()));
@@ -71,6 +104,13 @@ impl ClusterBuilder {
     #[must_use]
     pub fn cooldown(mut self, cooldown: Duration) -> Self {
         self.cooldown = cooldown;
+        self
+    }
+
+    /// More arguments of the controller.
+    #[must_use]
+    pub fn controller_args(mut self, args: &[&str]) -> Self {
+        self.controller_args.extend(args.iter().map(|arg| (*arg).to_owned()));
         self
     }
 
@@ -100,6 +140,8 @@ pub struct Cluster {
     pub cloud: CloudServer,
     _serving: Serving,
     cloud_port: u16,
+    external: Option<External>,
+    controller_kubeconfig: Option<PathBuf>,
     builder: ClusterBuilder,
     /// Fabric, machines and namespaces.
     pub lab: Lab,
@@ -116,7 +158,11 @@ impl Cluster {
             max_enis: 3,
             max_ips_per_eni: 9,
             cooldown: Duration::from_millis(500),
+            controller_args: Vec::new(),
             agent_args: Vec::new(),
+            mtu: 1500,
+            door: Door::Tencent,
+            api: None,
         }
     }
 
@@ -125,7 +171,16 @@ impl Cluster {
     /// # Errors
     /// As [`ClusterBuilder::start`].
     pub async fn two_nodes(test: &str) -> anyhow::Result<Self> {
+        Self::two_nodes_of(Door::Tencent, test).await
+    }
+
+    /// Likewise, of whichever cloud.
+    ///
+    /// # Errors
+    /// As [`ClusterBuilder::start`].
+    pub async fn two_nodes_of(door: Door, test: &str) -> anyhow::Result<Self> {
         Self::builder(test)
+            .cloud_of(door)
             .subnet("subnet-a", "zone-1", "10.0.1.0/24")
             .node("node-a", "zone-1")
             .node("node-b", "zone-1")
@@ -134,7 +189,7 @@ impl Cluster {
     }
 
     async fn start(builder: ClusterBuilder) -> anyhow::Result<Self> {
-        let mut lab = Lab::builder(&builder.test);
+        let mut lab = Lab::builder(&builder.test).mtu(builder.mtu);
         for (id, zone, cidr) in &builder.subnets {
             lab = lab.subnet(id, zone, cidr);
         }
@@ -150,15 +205,20 @@ impl Cluster {
                 subnets: lab
                     .subnets()
                     .iter()
-                    .map(|s| SubnetConfig { id: s.id.clone(), zone: s.zone.clone(), cidr: s.cidr })
+                    .map(|s| SubnetConfig {
+                        id: s.id.clone(),
+                        zone: s.zone.clone(),
+                        cidr: s.cidr,
+                        cidr_v6: s.cidr_v6,
+                    })
                     .collect(),
             },
             lab.fabric().clone(),
         );
         let listener = lab.ctl().ns().listen(([127, 0, 0, 1], 0).into())?;
         let cloud_port = listener.local_addr()?.port();
-        let serving = cloud.serve(listener)?;
-        for ip in lab.taken() {
+        let serving = builder.door.open(&cloud, listener)?;
+        for ip in lab.taken().into_iter().chain(lab.kept_for_machines().map(IpAddr::from)) {
             cloud.take_address(ip);
         }
 
@@ -171,9 +231,17 @@ impl Cluster {
             cloud,
             _serving: serving,
             cloud_port,
+            external: None,
+            controller_kubeconfig: None,
             builder,
             lab,
         };
+        if let Some(api) = cluster.builder.api {
+            let external = External::open(api, &cluster.lab, &kubeconfig)?;
+            cluster.client = netns::kube_client(cluster.lab.ctl().ns(), &kubeconfig).await?;
+            cluster.controller_kubeconfig = Some(external.controller(&cluster.client).await?);
+            cluster.external = Some(external);
+        }
         cluster.start_controller()?;
         eventually("the API to be served", async || kubeconfig.is_file()).await?;
         cluster.client = netns::kube_client(cluster.lab.ctl().ns(), &kubeconfig).await?;
@@ -192,7 +260,7 @@ impl Cluster {
         self.lab.ctl().dir().join("kubeconfig")
     }
 
-    /// Starts the controller's process, with the embedded API in it.
+    /// Starts the controller's process, with the embedded API in it unless there is a real one.
     ///
     /// # Errors
     /// It cannot be started.
@@ -200,26 +268,55 @@ impl Cluster {
         let ctl = self.lab.ctl();
         let kubeconfig = self.kubeconfig();
         let mut command = ctl.command(binary("ipam-agent")?);
+        command.arg("controller");
+        match &self.controller_kubeconfig {
+            Some(kubeconfig) => command.arg("--kubeconfig").arg(kubeconfig),
+            None => command
+                .arg("--embedded")
+                .arg(ctl.dir().join("api.redb"))
+                .args(["--api-listen", &format!("{}:{API_PORT}", ctl.ip()), "--api-allow-remote"])
+                .arg("--api-kubeconfig")
+                .arg(&kubeconfig),
+        };
         command
-            .arg("controller")
-            .arg("--embedded")
-            .arg(ctl.dir().join("api.redb"))
-            .args(["--api-listen", &format!("{}:{API_PORT}", ctl.ip()), "--api-allow-remote"])
-            .arg("--api-kubeconfig")
-            .arg(&kubeconfig)
-            .args(["--provider", "tencent", "--tencent-region", "lab", "--tencent-vpc", "vpc-lab"])
-            .args(["--tencent-endpoint", &format!("http://127.0.0.1:{}", self.cloud_port)])
-            .args(["--tencent-settle", "100ms", "--tencent-poll", "10ms"])
             .args(["--cooldown", &format!("{}ms", self.builder.cooldown.as_millis())])
             .args(["--max-enis", &self.builder.max_enis.to_string()])
             .args(["--max-ips-per-eni", &self.builder.max_ips_per_eni.to_string()])
-            .arg("--tencent-subnets")
-            .arg(self.builder.subnets.iter().map(|(id, ..)| id.as_str()).collect::<Vec<_>>().join(","))
-            .env("TENCENTCLOUD_SECRET_ID", SECRET.0)
-            .env("TENCENTCLOUD_SECRET_KEY", SECRET.1)
+            .args(&self.builder.controller_args)
             .env("IPAM_LOG", "info,ipam_agent=debug");
+        self.name_the_cloud(&mut command);
         self.controller = Some(ctl.start("controller", command)?);
         Ok(())
+    }
+
+    /// Stops the controller and starts it with more arguments.
+    ///
+    /// # Errors
+    /// It does not end, or cannot be started.
+    pub fn restart_controller(&mut self, more: &[&str]) -> anyhow::Result<()> {
+        self.controller().terminate(PATIENCE)?;
+        self.builder.controller_args.extend(more.iter().map(|arg| (*arg).to_owned()));
+        self.start_controller()
+    }
+
+    /// Whose cloud it is, where, and with which keys.
+    fn name_the_cloud(&self, command: &mut std::process::Command) {
+        let name = self.builder.door.pick("tencent", "aws");
+        let subnets: Vec<_> = self.builder.subnets.iter().map(|(id, ..)| id.as_str()).collect();
+        command
+            .args(["--provider", name])
+            .args([format!("--{name}-region"), "lab".into()])
+            .args([format!("--{name}-endpoint"), format!("http://127.0.0.1:{}", self.cloud_port)])
+            .args([format!("--{name}-subnets"), subnets.join(",")])
+            .args([format!("--{name}-settle"), "100ms".into(), format!("--{name}-poll"), "10ms".into()]);
+        let (id, secret) = self.builder.door.pick(
+            ("TENCENTCLOUD_SECRET_ID", "TENCENTCLOUD_SECRET_KEY"),
+            ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+        );
+        command.env(id, SECRET.0).env(secret, SECRET.1);
+        if self.builder.door == Door::Tencent {
+            command.args(["--tencent-vpc", "vpc-lab"]);
+        }
     }
 
     /// The controller's process.
@@ -248,13 +345,22 @@ impl Cluster {
                 mac: Some(machine.primary().mac.clone()),
             }),
         };
+        self.cloud.free_address(machine.ip());
         self.cloud.add_instance(&id, instance);
+        if let Some(ip) = machine.ip_v6() {
+            // The machine has it by other means than its ENI's records.
+            self.cloud.take_address(ip);
+        }
         let node: Node = serde_json::from_value(json!({
-            "metadata": { "name": name, "labels": { "topology.kubernetes.io/zone": zone } },
-            "spec": { "providerID": format!("qcloud:///{zone}/{id}") },
+            "metadata": { "name": name, "labels": { "topology.kubernetes.io/zone": zone, OURS: "" } },
+            "spec": { "providerID": format!("{}:///{zone}/{id}", self.builder.door.pick("qcloud", "aws")) },
         }))?;
         Api::<Node>::all(self.client.clone()).create(&PostParams::default(), &node).await?;
-        let mut node = ClusterNode::new(machine, self.kubeconfig(), self.builder.agent_args.clone());
+        let kubeconfig = match &self.external {
+            Some(external) => external.agent(&self.client, name).await?,
+            None => self.kubeconfig(),
+        };
+        let mut node = ClusterNode::new(machine, kubeconfig, self.builder.agent_args.clone());
         node.start_agent(&[])?;
         self.nodes.insert(name.into(), node);
         Ok(())
@@ -329,23 +435,27 @@ impl Cluster {
     /// # Errors
     /// The plugin refuses.
     pub async fn add_sandbox(&self, pod: &Pod, node: &str) -> anyhow::Result<RunningPod> {
-        let sandbox = self.sandbox(pod, node)?;
+        let sandbox = self.sandbox(pod, node).await?;
         sandbox.add().await?;
         Ok(sandbox)
     }
 
-    /// A new sandbox of a pod, without an interface yet.
+    /// A new sandbox of a pod, without an interface yet. A namespace takes a busy kernel most of a second: it is made off
+    /// the async threads, or what else the caller's task does (a TLS handshake) would be late.
     ///
     /// # Errors
     /// The kernel refuses a namespace.
-    pub fn sandbox(&self, pod: &Pod, node: &str) -> anyhow::Result<RunningPod> {
-        let mut sandbox = self.node(node).machine().pod(&pod.name_any())?;
+    pub async fn sandbox(&self, pod: &Pod, node: &str) -> anyhow::Result<RunningPod> {
+        let (machine, name) = (self.node(node).machine().clone(), pod.name_any());
+        let mut sandbox = tokio::task::spawn_blocking(move || machine.pod(&name)).await??;
         sandbox.uid = pod.uid();
         let conf = json!({
             "cniVersion": "1.0.0",
             "name": NETWORK,
             "type": "ipam-cni",
             "socket": self.node(node).machine().socket(),
+            // The plugin's own limit is for a machine of today; an emulated one loads programs for a minute.
+            "timeoutSeconds": patient(CNI_TIMEOUT).as_secs(),
         });
         Ok(RunningPod { sandbox: Arc::new(sandbox), conf })
     }
@@ -364,7 +474,8 @@ impl Cluster {
     /// # Errors
     /// The API refuses.
     pub async fn delete_pod_object(&self, name: &str) -> anyhow::Result<()> {
-        self.pods().delete(name, &DeleteParams::default()).await?;
+        // The last word of a kubelet: without it, a pod on a node stays for its grace period.
+        self.pods().delete(name, &DeleteParams::default().grace_period(0)).await?;
         Ok(())
     }
 
@@ -425,9 +536,10 @@ fn offline() -> Client {
 /// It does not within [`PATIENCE`].
 pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) -> anyhow::Result<()> {
     let start = Instant::now();
+    let limit = patient(PATIENCE);
     while !holds().await {
-        if start.elapsed() > PATIENCE {
-            bail!("waited {PATIENCE:?} in vain for {what}");
+        if start.elapsed() > limit {
+            bail!("waited {limit:?} in vain for {what}");
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -16,13 +16,15 @@
 //! leaves, the next lab removes. `LAB_KEEP=1` leaves labs standing.
 
 use std::{
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use anyhow::{Context, ensure};
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
+
+pub use crate::cloud_server::GATEWAY_V6;
 
 use self::{fabric::Fabric, host::VpcHost, node::LabNode, scope::Scope};
 
@@ -30,6 +32,8 @@ pub mod fabric;
 pub mod host;
 pub mod netns;
 pub mod node;
+pub mod patience;
+pub mod permissions;
 pub mod pod;
 pub mod process;
 pub mod rtnl;
@@ -47,6 +51,17 @@ pub struct Subnet {
     pub cidr: Ipv4Net,
     /// The first address, which the fabric has.
     pub gateway: Ipv4Addr,
+    /// Its IPv6 addresses, if it has any; the next hop is then [`GATEWAY_V6`].
+    pub cidr_v6: Option<Ipv6Net>,
+}
+
+impl Subnet {
+    /// The IPv6 address of the machine with this IPv4 address: as far from the end.
+    #[must_use]
+    pub fn host_v6(&self, ip: Ipv4Addr) -> Option<Ipv6Addr> {
+        let from_end = u32::from(self.cidr.broadcast()) - u32::from(ip);
+        self.cidr_v6.map(|net| Ipv6Addr::from(u128::from(net.broadcast()) - u128::from(from_end)))
+    }
 }
 
 /// What a lab is to be.
@@ -59,7 +74,8 @@ pub struct LabBuilder {
 }
 
 impl LabBuilder {
-    /// Adds a subnet. There must be one; the first has the controller's machine.
+    /// Adds a subnet: an IPv4 prefix, or that and an IPv6 prefix with a comma between. There must be one; the first
+    /// has the controller's machine.
     #[must_use]
     pub fn subnet(mut self, id: &str, zone: &str, cidr: &str) -> Self {
         self.subnets.push((id.to_owned(), zone.to_owned(), cidr.to_owned()));
@@ -83,19 +99,30 @@ impl LabBuilder {
     /// Builds the fabric and the controller's machine.
     ///
     /// # Errors
-    /// No root, no subnet or one that is no IPv4 prefix of at most 29 bits, or the kernel refuses.
+    /// No root, no subnet or one that is no IPv4 prefix of at most 29 bits and an IPv6 one, or the kernel refuses.
     pub fn build(self) -> anyhow::Result<Lab> {
         let subnets = self.subnets.into_iter().map(|(id, zone, cidr)| {
-            let what = || format!("subnet {id}: {cidr:?} is no IPv4 prefix of at most 29 bits");
-            let cidr: Ipv4Net = cidr.parse().with_context(what)?;
-            ensure!(cidr.prefix_len() <= 29, what());
-            let gateway = cidr.hosts().next().with_context(what)?;
-            Ok(Subnet { id, zone, cidr, gateway })
+            let what = || {
+                format!(
+                    "subnet {id}: {cidr:?} is no IPv4 prefix of at most 29 bits, alone or with an IPv6 one"
+                )
+            };
+            let (v4, v6) = cidr.split_once(',').map_or((cidr.as_str(), None), |(v4, v6)| (v4, Some(v6)));
+            let cidr_v6 = v6.map(str::parse).transpose().with_context(what)?;
+            let v4: Ipv4Net = v4.parse().with_context(what)?;
+            ensure!(v4.prefix_len() <= 29, what());
+            let gateway = v4.hosts().next().with_context(what)?;
+            Ok(Subnet { id, zone, cidr: v4, gateway, cidr_v6 })
         });
         let subnets: Vec<Subnet> = subnets.collect::<anyhow::Result<_>>()?;
         let first = subnets.first().context("a lab needs a subnet")?.clone();
         let scope = Scope::new(&self.test)?;
-        let fabric = Arc::new(Fabric::new(&scope, self.mtu, self.accounting)?);
+        let fabric = Arc::new(Fabric::new(
+            &scope,
+            self.mtu,
+            self.accounting,
+            subnets.iter().any(|subnet| subnet.cidr_v6.is_some()),
+        )?);
         for subnet in &subnets {
             fabric.add_gateway(subnet.gateway)?;
         }
@@ -157,9 +184,24 @@ impl Lab {
         &self.subnets
     }
 
+    /// Addresses for machines to come: the highest of each subnet that has plenty. A cloud that gave one away would have
+    /// two machines with it.
+    pub fn kept_for_machines(&self) -> impl Iterator<Item = Ipv4Addr> {
+        const KEPT: u32 = 16;
+        self.subnets.iter().filter(|subnet| subnet.cidr.prefix_len() <= 26).flat_map(|subnet| {
+            let end = u32::from(subnet.cidr.broadcast());
+            (end - KEPT..end).map(Ipv4Addr::from)
+        })
+    }
+
     /// Primary addresses of machines so far. They come from a subnet's end; a cloud must not give them away.
-    pub fn taken(&self) -> Vec<Ipv4Addr> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn taken(&self) -> Vec<IpAddr> {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let v6 = |ip: &Ipv4Addr| {
+            let subnet = self.subnets.iter().find(|subnet| subnet.cidr.contains(ip))?;
+            subnet.host_v6(*ip).map(IpAddr::from)
+        };
+        taken.iter().flat_map(|ip| [Some(IpAddr::from(*ip)), v6(ip)]).flatten().collect()
     }
 
     /// The lab's directory: one directory for each machine's state and logs.

@@ -1,5 +1,7 @@
 //! Frames for the packet tests: right ones, and ones that are wrong in exactly one place.
 
+pub mod ipv6;
+
 use std::net::Ipv4Addr;
 
 use ipam_common::Mac;
@@ -75,9 +77,9 @@ impl Ipv4Frame {
         }
     }
 
-    /// The frame, with a correct header checksum.
+    /// The IPv4 packet, without the Ethernet header, with a correct header checksum.
     #[must_use]
-    pub fn build(&self) -> Vec<u8> {
+    pub fn packet(&self) -> Vec<u8> {
         let header_len = 20 + self.options.len();
         let computed_ihl = u8::try_from(header_len / 4).expect("at most 40 bytes of options");
         let computed_len = u16::try_from(header_len + self.payload.len()).expect("an IPv4 packet");
@@ -92,7 +94,13 @@ impl Ipv4Frame {
         let checksum = checksum(&header);
         header[10..12].copy_from_slice(&checksum.to_be_bytes());
         header.extend(&self.payload);
-        ethernet(self.to_mac, self.from_mac, IPV4, &header)
+        header
+    }
+
+    /// The frame.
+    #[must_use]
+    pub fn build(&self) -> Vec<u8> {
+        ethernet(self.to_mac, self.from_mac, IPV4, &self.packet())
     }
 }
 

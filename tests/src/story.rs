@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::caller::Door;
 use crate::cluster::Cluster;
 
 mod connect;
@@ -40,12 +41,13 @@ pub struct Stage {
 /// What a step saw.
 type Seen = anyhow::Result<Vec<String>>;
 
-/// Tells the story from the beginning. `tell` is called at the beginning of each step with its title and at its
+/// Tells the story from the beginning, in the cloud that has this door. `tell` is called at the beginning of each step with its title and at its
 /// end with what was seen. Ends at the first step that does not hold.
 ///
 /// # Errors
 /// The stage could not be built. A step that does not hold is no error: it is told.
 pub async fn tell(
+    door: Door,
     test: &str,
     mut tell: impl FnMut(&'static str, Option<&Told>),
 ) -> anyhow::Result<(Stage, Vec<Told>)> {
@@ -53,7 +55,7 @@ pub async fn tell(
     let title = "A VPC with two nodes: fabric, cloud, controller with its API, two agents";
     tell(title, None);
     let start = Instant::now();
-    let cluster = Cluster::two_nodes(test).await?;
+    let cluster = Cluster::two_nodes_of(door, test).await?;
     let host = cluster.lab.host("vpc-host", "zone-1")?;
     cluster.cloud.take_address(host.ip());
     let mut stage = Stage { cluster, host, pods: tools::Pods::default() };

@@ -1,7 +1,7 @@
 //! What the cloud server moves in the world when its records change. The lab's fabric is one world; a cloud
 //! server without one (controller tests) keeps records only.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// An ENI as the world must know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,8 +12,10 @@ pub struct WorldEni {
     pub mac: String,
     /// Next hop of its subnet, which the fabric answers ARP for.
     pub gateway: Ipv4Addr,
-    /// Primary address first, then the secondary ones.
-    pub ips: Vec<Ipv4Addr>,
+    /// Next hop for IPv6 where its subnet has it, which the fabric answers neighbour solicitations for.
+    pub gateway_v6: Option<Ipv6Addr>,
+    /// Primary address first, then the secondary ones of both families.
+    pub ips: Vec<IpAddr>,
 }
 
 /// The world. Calls come one at a time, from a blocking thread.
@@ -32,12 +34,12 @@ pub trait World: Send + Sync + 'static {
     ///
     /// # Errors
     /// The kernel refused.
-    fn assign(&self, eni_id: &str, ip: Ipv4Addr) -> anyhow::Result<()>;
+    fn assign(&self, eni_id: &str, ip: IpAddr) -> anyhow::Result<()>;
     /// Makes an address belong to no ENI.
     ///
     /// # Errors
     /// The kernel refused.
-    fn unassign(&self, eni_id: &str, ip: Ipv4Addr) -> anyhow::Result<()>;
+    fn unassign(&self, eni_id: &str, ip: IpAddr) -> anyhow::Result<()>;
 }
 
 /// No world: records only.
@@ -50,10 +52,10 @@ impl World for NoWorld {
     fn detach(&self, _: &str) -> anyhow::Result<()> {
         Ok(())
     }
-    fn assign(&self, _: &str, _: Ipv4Addr) -> anyhow::Result<()> {
+    fn assign(&self, _: &str, _: IpAddr) -> anyhow::Result<()> {
         Ok(())
     }
-    fn unassign(&self, _: &str, _: Ipv4Addr) -> anyhow::Result<()> {
+    fn unassign(&self, _: &str, _: IpAddr) -> anyhow::Result<()> {
         Ok(())
     }
 }

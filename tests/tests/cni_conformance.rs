@@ -14,7 +14,7 @@ async fn results_have_the_shape_of_each_version() {
     for version in ["0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
         let name = format!("pod-{}", version.replace('.', "-"));
         let pod = cluster.create_pod(&name, "node-a", &[]).await.unwrap();
-        let mut sandbox = cluster.sandbox(&pod, "node-a").unwrap();
+        let mut sandbox = cluster.sandbox(&pod, "node-a").await.unwrap();
         sandbox.conf["cniVersion"] = json!(version);
         let result = sandbox.add().await.unwrap();
         assert_eq!(result["cniVersion"], version);
@@ -138,7 +138,7 @@ async fn add_without_an_address_ends_in_time_with_the_reason() {
         .unwrap();
     cluster.run_pod("first", "node-a", &[]).await.unwrap();
     let pod = cluster.create_pod("second", "node-a", &[]).await.unwrap();
-    let sandbox = cluster.sandbox(&pod, "node-a").unwrap();
+    let sandbox = cluster.sandbox(&pod, "node-a").await.unwrap();
     let start = Instant::now();
     let outcome = sandbox.outcome(LabPod::add).await.unwrap();
     let error = outcome.error().unwrap();
@@ -151,7 +151,7 @@ async fn add_without_an_address_ends_in_time_with_the_reason() {
 async fn bad_calls_name_what_is_wrong() {
     let cluster = Cluster::two_nodes("bad_calls").await.unwrap();
     let pod = cluster.create_pod("web-0", "node-a", &[]).await.unwrap();
-    let sandbox = cluster.sandbox(&pod, "node-a").unwrap();
+    let sandbox = cluster.sandbox(&pod, "node-a").await.unwrap();
     let conf = sandbox.conf.to_string();
     let with = |key: &str, value: serde_json::Value| {
         let mut conf = sandbox.conf.clone();

@@ -39,10 +39,9 @@ fn lab(test: &str, mtu: u32) -> Lab {
 
 /// A secondary ENI in the first subnet with a primary address and others.
 fn eni(id: &str, last: u8, others: &[Ipv4Addr]) -> WorldEni {
-    let mut ips = vec![Ipv4Addr::new(10, 0, 1, last)];
-    ips.extend(others);
+    let ips = [Ipv4Addr::new(10, 0, 1, last)].iter().chain(others).map(|ip| (*ip).into()).collect();
     let mac = format!("20:90:6f:00:00:{last:02x}");
-    WorldEni { id: id.to_owned(), mac, gateway: Ipv4Addr::new(10, 0, 1, 1), ips }
+    WorldEni { id: id.to_owned(), mac, gateway: Ipv4Addr::new(10, 0, 1, 1), gateway_v6: None, ips }
 }
 
 /// Attaches an ENI and gives its interface an address by hand, with a route by the ENI for what comes from there.
@@ -113,10 +112,10 @@ fn an_eni_carries_its_addresses_only() {
 
     // The answer of an address that the cloud does not know on this ENI is dropped and counted.
     let foreign = Ipv4Addr::new(10, 0, 1, 66);
-    lab.fabric().assign("eni-one", foreign).unwrap();
+    lab.fabric().assign("eni-one", foreign.into()).unwrap();
     configure(&node, "eth1", foreign);
     ping(host.ns(), foreign, SECOND).unwrap();
-    lab.fabric().unassign("eni-one", foreign).unwrap();
+    lab.fabric().unassign("eni-one", foreign.into()).unwrap();
     ping_from(&node, foreign, host.ip()).unwrap_err();
     assert_eq!(lab.fabric().foreign("eni-one", foreign).unwrap().packets, 1);
     assert_eq!(lab.fabric().all_foreign().unwrap().len(), 1);
@@ -157,6 +156,38 @@ fn ping_from(node: &LabNode, source: Ipv4Addr, to: Ipv4Addr) -> Result<(), Strin
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stdout).into_owned()) }
 }
 
+/// The kernel has no reverse path filter for IPv6, so that the fabric must check sources itself.
+#[test]
+fn ipv6_is_forwarded_by_address_and_its_sources_are_checked() {
+    let lab = Lab::builder("fabric_ipv6").subnet("subnet-a", "zone-1", "10.0.1.0/24,fd00:0:0:1::/64");
+    let lab = lab.subnet("subnet-b", "zone-2", "10.0.2.0/24,fd00:0:0:2::/64").build().unwrap();
+    let node = lab.node("node-a", "zone-1").unwrap();
+    let host = lab.host("host", "zone-2").unwrap();
+    let (here, there) = (node.ip_v6().unwrap(), host.ip_v6().unwrap());
+    ping(node.ns(), there, SECOND).unwrap();
+    ping(host.ns(), here, SECOND).unwrap();
+    let eni = &node.primary().id;
+    // Neighbour discovery may add to it.
+    assert!(lab.fabric().from_eni(eni, here).unwrap().packets >= 2);
+    assert!(lab.fabric().to_eni(eni, here).unwrap().packets >= 2);
+    assert_eq!(lab.fabric().all_foreign_v6().unwrap(), []);
+
+    let foreign: std::net::Ipv6Addr = "fd00:0:0:1::bad".parse().unwrap();
+    let rtnl = node.ns().rtnl();
+    rtnl.add_address(rtnl.index("eth0").unwrap(), foreign, 128).unwrap();
+    let ping_as_stranger = || {
+        let args = ["-6", "-n", "-c1", "-W0.3", "-I", &foreign.to_string(), &there.to_string()];
+        node.command("ping").args(args).output().unwrap().status.success()
+    };
+    assert!(!ping_as_stranger());
+    assert_eq!(lab.fabric().foreign(eni, foreign).unwrap().packets, 1);
+    lab.fabric().assign(eni, foreign.into()).unwrap();
+    assert!(ping_as_stranger(), "now it is this ENI's");
+    // A host that is no more: what goes there vanishes.
+    lab.fabric().unassign(&host.primary().id, there.into()).unwrap();
+    assert!(ping(node.ns(), there, SHORT).is_err());
+}
+
 #[test]
 fn migrating_moves_traffic_at_once() {
     let lab = lab("migrating_moves_traffic_at_once", 1500);
@@ -167,7 +198,7 @@ fn migrating_moves_traffic_at_once() {
     ping(host.ns(), POD, SECOND).unwrap();
     for round in 1..=5 {
         for eni in ["eni-two", "eni-one"] {
-            lab.fabric().assign(eni, POD).unwrap();
+            lab.fabric().assign(eni, POD.into()).unwrap();
             ping(host.ns(), POD, SECOND).unwrap();
             assert_eq!(lab.fabric().owner(POD).as_deref(), Some(eni));
         }
@@ -175,9 +206,9 @@ fn migrating_moves_traffic_at_once() {
         assert_eq!(lab.fabric().from_eni("eni-one", POD).unwrap().packets, round + 1);
     }
     // The old ENI's unassign, come late, takes nothing away.
-    lab.fabric().unassign("eni-two", POD).unwrap();
+    lab.fabric().unassign("eni-two", POD.into()).unwrap();
     ping(host.ns(), POD, SECOND).unwrap();
-    lab.fabric().unassign("eni-one", POD).unwrap();
+    lab.fabric().unassign("eni-one", POD.into()).unwrap();
     ping(host.ns(), POD, SHORT).unwrap_err();
 }
 
@@ -198,8 +229,8 @@ fn enis_come_and_go() {
     fabric.detach(&one.id).unwrap();
     assert!(a.ns().rtnl().link("eth1").unwrap().is_none());
     assert_eq!(fabric.owner(POD), None);
-    fabric.assign(&one.id, POD).unwrap_err();
-    fabric.unassign(&one.id, POD).unwrap();
+    fabric.assign(&one.id, POD.into()).unwrap_err();
+    fabric.unassign(&one.id, POD.into()).unwrap();
 
     fabric.attach(&b.instance_id(), &one).unwrap();
     assert_eq!(fabric.location(&one.id), Some((b.instance_id(), "eth1".to_owned())));
@@ -247,9 +278,9 @@ fn a_stream_loses_nothing() {
     // And it knows a loss when there is one.
     let stream = ipam_lab::lab::traffic::UdpStream::start(a.ns(), b.ns(), to, 5_000).unwrap();
     thread::sleep(SHORT);
-    lab.fabric().unassign(&b.primary().id, b.ip()).unwrap();
+    lab.fabric().unassign(&b.primary().id, b.ip().into()).unwrap();
     thread::sleep(SHORT);
-    lab.fabric().assign(&b.primary().id, b.ip()).unwrap();
+    lab.fabric().assign(&b.primary().id, b.ip().into()).unwrap();
     thread::sleep(SHORT);
     let report = stream.stop().unwrap();
     println!("{report}");

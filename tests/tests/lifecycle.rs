@@ -72,7 +72,7 @@ async fn adds_and_dels_in_any_order() {
         let mut sandboxes = Vec::new();
         for _ in 0..random.random_range(3..8) {
             if random.random_bool(0.6) || sandboxes.is_empty() {
-                let sandbox = cluster.sandbox(pod, "node-a").unwrap();
+                let sandbox = cluster.sandbox(pod, "node-a").await.unwrap();
                 if random.random_bool(0.2) {
                     // The runtime's patience ends: DEL while ADD runs.
                     let (_, del) = tokio::join!(sandbox.add(), sandbox.del());

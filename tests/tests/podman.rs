@@ -29,10 +29,10 @@ impl Host {
     async fn new() -> anyhow::Result<Self> {
         let lab = Lab::builder("podman").subnet("lan", "", "10.0.1.0/24").build()?;
         let machine = lab.node("bare", "")?;
-        let ips = (20..30).map(|last| Ipv4Addr::new(10, 0, 1, last)).collect();
+        let ips = (20..30).map(|last| Ipv4Addr::new(10, 0, 1, last).into()).collect();
         let gateway = Ipv4Addr::new(10, 0, 1, 1);
-        lab.fabric()
-            .attach(&machine.instance_id(), &WorldEni { id: ENI.into(), mac: MAC.into(), gateway, ips })?;
+        let eni = WorldEni { id: ENI.into(), mac: MAC.into(), gateway, gateway_v6: None, ips };
+        lab.fabric().attach(&machine.instance_id(), &eni)?;
         let dir = machine.dir();
         std::fs::write(
             dir.join("enis.toml"),

@@ -14,6 +14,9 @@ use crate::workspace;
 /// Most that the stripped plugin may weigh, in bytes: it is exec'ed twice for each pod.
 const PLUGIN_LIMIT: u64 = 2 << 20;
 
+/// The object with the eBPF programs, as `binary` knows it.
+pub const EBPF_OBJECT: &str = "ipam-ebpf";
+
 /// An executable that cargo built.
 #[derive(Debug)]
 pub struct Executable {
@@ -57,6 +60,13 @@ pub fn run(release: bool) -> Result<ExitCode> {
 pub fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(workspace()).stdin(Stdio::null());
+    // `cargo xtask` sets these for us. ring's build script takes them for its own, and would build it and all that
+    // needs it anew whenever they come and go.
+    for (name, _) in std::env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|own| name.to_string_lossy().starts_with(own)) {
+            cargo.env_remove(name);
+        }
+    }
     cargo
 }
 
@@ -68,6 +78,8 @@ struct Message {
     manifest_path: Option<PathBuf>,
     target: Option<Target>,
     profile: Option<Profile>,
+    package_id: Option<String>,
+    out_dir: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -81,14 +93,48 @@ struct Profile {
     test: bool,
 }
 
+/// The agent, the plugin and the command line with no dynamic library, by the C library of this machine. Paths of this
+/// machine are not in them, so that they are the same elsewhere.
+///
+/// # Errors
+/// The build failed.
+pub fn static_build(release: bool) -> Result<Vec<Executable>> {
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let home = home.context("neither CARGO_HOME nor HOME is set")?;
+    let flags = format!(
+        "-C target-feature=+crt-static --remap-path-prefix={}=/src --remap-path-prefix={}=/cargo",
+        workspace().display(),
+        home.display()
+    );
+    // For this target only: build scripts and the eBPF programs are none of it.
+    let variable = format!("CARGO_TARGET_{}_RUSTFLAGS", target.to_uppercase().replace('-', "_"));
+    let build = |arguments: &[&str]| {
+        let mut cargo = cargo();
+        cargo.env(&variable, &flags).args(["build", "--target", &target]).args(arguments);
+        executables(cargo)
+    };
+    let (agent, plugin) = if release { ("release", "plugin") } else { ("dev", "dev") };
+    let mut built = build(&["--package", "ipam-agent", "--bins", "--profile", agent])?;
+    built.extend(build(&["--package", "ipam-cni", "--bins", "--profile", plugin])?);
+    Ok(built)
+}
+
 /// `cargo build` with these arguments: the executables it made. Diagnostics and progress go to the terminal.
 ///
 /// # Errors
 /// The build failed.
 pub fn cargo_build(arguments: &[&str]) -> Result<Vec<Executable>> {
-    let mut child = cargo()
-        .args(["build", "--message-format", "json-render-diagnostics"])
-        .args(arguments)
+    let mut cargo = cargo();
+    cargo.arg("build").args(arguments);
+    executables(cargo)
+}
+
+/// Runs a build, and lists what it made.
+fn executables(mut build: Command) -> Result<Vec<Executable>> {
+    let mut child = build
+        .args(["--message-format", "json-render-diagnostics"])
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start cargo")?;
@@ -103,12 +149,24 @@ pub fn cargo_build(arguments: &[&str]) -> Result<Vec<Executable>> {
         }
     }
     if !child.wait()?.success() {
-        bail!("`cargo build {}` failed", arguments.join(" "));
+        bail!("{build:?} failed");
     }
     Ok(executables)
 }
 
+/// What a message says was made. The object with the eBPF programs is made by the agent's build script.
 fn executable(message: Message) -> Option<Executable> {
+    if message.reason == "build-script-executed" && message.package_id?.contains("/ipam-agent#") {
+        let path = message.out_dir?.join(EBPF_OBJECT);
+        let target = EBPF_OBJECT.to_owned();
+        return Some(Executable {
+            target,
+            package: workspace().into(),
+            test: false,
+            integration: false,
+            path,
+        });
+    }
     let target = message.target.filter(|_| message.reason == "compiler-artifact")?;
     Some(Executable {
         integration: target.kind.iter().any(|kind| kind == "test"),

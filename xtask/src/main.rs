@@ -1,8 +1,10 @@
-//! Every developer command: `cargo xtask setup|build|generate|test|demo`.
+//! Every developer command: `cargo xtask setup|build|image|generate|test|demo|kernels`.
 
 mod binaries;
 mod demo;
 mod generate;
+mod image;
+mod kernels;
 mod setup;
 mod test;
 
@@ -32,21 +34,27 @@ enum Command {
         #[arg(long)]
         release: bool,
     },
+    /// Write an OCI image layout with static binaries, and check that they run from an empty root
+    Image(image::Args),
     /// Write the files that are made from code: the CRDs under `deploy/`
     Generate,
     /// Run the tests, all of them or the named groups
     Test(test::Args),
     /// Tell the story: static pods on two nodes, with real packets, each step checked
     Demo(demo::Args),
+    /// Run programs and tests in Debian's 5.10, 6.1, 6.12 and newest kernels, under QEMU
+    Kernels(kernels::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Setup { check } => setup::run(check),
         Command::Build { release } => binaries::run(release),
+        Command::Image(args) => image::run(&args),
         Command::Generate => generate::run(),
         Command::Test(args) => test::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Kernels(args) => kernels::run(&args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -32,6 +32,7 @@ pub fn run(check: bool) -> Result<ExitCode> {
         let (mark, state) = match (host.state(item), item.scope) {
             (State::Found(version), _) => ("ok     ", version),
             (State::Missing(why), Scope::Extra) => ("absent ", format!("{why} (optional)")),
+            (State::Missing(why), Scope::Kernels) => ("absent ", format!("{why} (installed when wanted)")),
             (State::Missing(why), _) => {
                 missing += 1;
                 ("MISSING", why)

@@ -1,8 +1,10 @@
 //! `cargo xtask test`: one build, then the groups one after another, then a table and one last line to read.
 
 mod group;
-mod harness;
+pub mod harness;
 mod kubectl;
+mod permissions;
+mod real_api;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -14,7 +16,7 @@ use crate::binaries::{self, Executable, cargo, cargo_build};
 use crate::require_root;
 use crate::setup::{self, Scope};
 use group::Group;
-use harness::Counts;
+use harness::{Counts, How};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -31,11 +33,15 @@ pub struct Args {
     /// Only tests whose name contains this
     #[arg(long)]
     filter: Option<String>,
+    /// Write down what programs ask for (ipam-agent/tests/deploy/permissions.txt) and what a kube-apiserver answers
+    /// (docs/seed-walkthrough.md, ipam-agent/tests/api_seam/kube-apiserver.json)
+    #[arg(long)]
+    update: bool,
 }
 
-/// How a group went.
+/// How a group, or a check of what all of them left, went.
 struct Outcome {
-    group: Group,
+    name: &'static str,
     counts: Counts,
     took: Duration,
 }
@@ -47,12 +53,12 @@ struct Outcome {
 pub fn run(args: &Args) -> Result<ExitCode> {
     if args.list {
         for group in Group::ALL {
-            println!("{:8} {}{}", group.name(), group.about(), if group.root() { " (root)" } else { "" });
+            println!("{:10} {}{}", group.name(), group.about(), if group.root() { " (root)" } else { "" });
         }
         return Ok(ExitCode::SUCCESS);
     }
     let groups: Vec<Group> =
-        Group::ALL.into_iter().filter(|group| args.what.is_empty() || args.what.contains(group)).collect();
+        Group::ALL.into_iter().filter(|group| args.what.is_empty() || is_asked_for(args, *group)).collect();
     if let Some(group) = groups.iter().find(|group| group.root()) {
         require_root(&format!("the test group `{}`", group.name()))?;
     }
@@ -61,16 +67,27 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut outcomes = Vec::new();
     let mut broken = None;
     if groups.contains(&Group::Lint) {
-        outcomes.push(timed(Group::Lint, || Ok(lint()))?);
+        outcomes.push(timed(Group::Lint.name(), || Ok(lint()))?);
     }
     if groups.iter().any(|group| *group != Group::Lint) {
         header("build");
         match build(&groups) {
-            Ok(built) => run_programs(args, &groups, &built, &mut outcomes)?,
+            Ok(built) => {
+                let folder = permissions::folder()?;
+                run_programs(args, &groups, &built, &folder, &mut outcomes)?;
+                let whole = args.what.is_empty() && args.filter.is_none();
+                let check = || permissions::check(&folder, whole, args.update);
+                outcomes.push(timed("permissions", check)?);
+            }
             Err(error) => broken = Some(error),
         }
     }
     Ok(summary(&groups, &outcomes, broken))
+}
+
+/// Whether the group was named.
+fn is_asked_for(args: &Args, group: Group) -> bool {
+    args.what.iter().any(|asked| group.is_asked_for_by(*asked))
 }
 
 /// Everything in one build, the tests as well as the binaries that they start, so that nothing is built twice.
@@ -87,6 +104,19 @@ fn build(groups: &[Group]) -> Result<Vec<Executable>> {
     if groups.iter().all(|group| matches!(group, Group::Unit | Group::Lint)) {
         arguments.extend(["--exclude", group::LAB_PACKAGE]);
     }
+    if groups.contains(&Group::Restart) {
+        // Another feature set makes other executables of the same names: this one has a name of its own.
+        // The packages are those of the other build, or the dependencies would be built again with other features.
+        cargo_build(&[
+            "--workspace",
+            "--exclude",
+            "ipam-ebpf",
+            "--bin",
+            "ipam-agent-next",
+            "--features",
+            "ipam-agent/failpoints,ipam-agent/next-abi",
+        ])?;
+    }
     cargo_build(&arguments)
 }
 
@@ -94,19 +124,42 @@ fn run_programs(
     args: &Args,
     groups: &[Group],
     built: &[Executable],
+    permissions: &Path,
     outcomes: &mut Vec<Outcome>,
 ) -> Result<()> {
     let bin_dir: &Path = binaries::folder(built)?;
     for &group in groups.iter().filter(|group| **group != Group::Lint) {
-        outcomes.push(timed(group, || {
+        outcomes.push(timed(group.name(), || {
             let mut counts = Counts::default();
-            for program in built.iter().filter(|it| it.test && Group::of(it) == group) {
-                let threads = (group == Group::Lab).then_some(args.test_threads);
+            let mut programs: Vec<_> = built.iter().filter(|it| it.test && Group::of(it) == group).collect();
+            programs.sort_by_key(|program| group::rank(&program.target));
+            for program in programs {
+                let threads = match group {
+                    // One at a time, for they measure.
+                    Group::Restart => Some(1),
+                    // One at a time, for they share a server and its cluster-wide objects.
+                    Group::Cluster => Some(1),
+                    Group::Dataplane | Group::Lab => Some(args.test_threads),
+                    _ => None,
+                };
                 let unserved = kubectl::unserved(program)?;
                 counts.skipped += unserved.map_or(0, |(_, count)| count);
                 let skip = unserved.map(|(part, _)| part);
                 if skip != Some("") {
-                    counts += harness::run(program, bin_dir, threads, args.filter.as_deref(), skip)?;
+                    counts += harness::run(
+                        program,
+                        bin_dir,
+                        How {
+                            threads,
+                            filter: args.filter.as_deref(),
+                            skip,
+                            // What this group measures is to be read when it is asked for alone.
+                            shown: group == Group::Restart && is_asked_for(args, group),
+                            ignored_too: real_api::serves(program),
+                            update: args.update,
+                            permissions: Some(permissions),
+                        },
+                    )?;
                 }
             }
             if group == Group::Unit {
@@ -135,13 +188,13 @@ fn lint() -> Counts {
     counts
 }
 
-fn timed(group: Group, work: impl FnOnce() -> Result<Counts>) -> Result<Outcome> {
-    header(group.name());
+fn timed(name: &'static str, work: impl FnOnce() -> Result<Counts>) -> Result<Outcome> {
+    header(name);
     let started = Instant::now();
     let counts = work()?;
     let took = started.elapsed();
-    println!("{}: {:.1} s", group.name(), took.as_secs_f64());
-    Ok(Outcome { group, counts, took })
+    println!("{name}: {:.1} s", took.as_secs_f64());
+    Ok(Outcome { name, counts, took })
 }
 
 fn header(name: &str) {
@@ -150,22 +203,19 @@ fn header(name: &str) {
 
 /// The table, and the last line alone.
 fn summary(groups: &[Group], outcomes: &[Outcome], broken: Option<anyhow::Error>) -> ExitCode {
-    println!("\n{:10} {:>7} {:>7} {:>8} {:>8}", "group", "passed", "failed", "not run", "seconds");
+    println!("\n{:11} {:>7} {:>7} {:>8} {:>8}", "group", "passed", "failed", "not run", "seconds");
     let mut total = Counts::default();
-    for &group in groups {
-        match outcomes.iter().find(|outcome| outcome.group == group) {
-            Some(Outcome { counts, took, .. }) => {
-                let Counts { passed, failed, skipped } = *counts;
-                let note = if *counts == Counts::default() { "  no test ran" } else { "" };
-                let seconds = took.as_secs_f64();
-                println!("{:10} {passed:7} {failed:7} {skipped:8} {seconds:8.1}{note}", group.name());
-                total += *counts;
-            }
-            None => println!("{:10} {:>7} {:>7} {:>8}", group.name(), "-", "-", "all"),
-        }
+    for Outcome { name, counts, took } in outcomes {
+        let Counts { passed, failed, skipped } = *counts;
+        let note = if *counts == Counts::default() { "  no test ran" } else { "" };
+        println!("{name:11} {passed:7} {failed:7} {skipped:8} {:8.1}{note}", took.as_secs_f64());
+        total += *counts;
+    }
+    for group in groups.iter().filter(|group| !outcomes.iter().any(|outcome| outcome.name == group.name())) {
+        println!("{:11} {:>7} {:>7} {:>8}", group.name(), "-", "-", "all");
     }
     if let Some(error) = broken {
-        println!("build      FAILED: {error:#}");
+        println!("build       FAILED: {error:#}");
         total.failed += 1;
     }
     println!("\n{total}");

@@ -1,6 +1,7 @@
 //! `NodeENIConfig`: what a node may have, and its ENIs.
 
 use ipam_common::{MAX_ENIS, maps::MAX_PODS};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
     printcolumn = r#"{"name":"ENIs","type":"integer","jsonPath":".status.eniCount","description":"Attached ENIs that carry pods"}"#,
     printcolumn = r#"{"name":"Max-ENIs","type":"integer","jsonPath":".spec.maxENIs"}"#,
     printcolumn = r#"{"name":"IPs-per-ENI","type":"integer","jsonPath":".spec.maxIPsPerENI","description":"Secondary addresses that one ENI can have"}"#,
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].reason","description":"ENIsReady, or why the node did not get an ENI that it needs"}"#,
     printcolumn = r#"{"name":"Message","type":"string","priority":1,"jsonPath":".status.message","description":"The last error of creating or attaching an ENI"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
@@ -39,10 +41,26 @@ pub struct NodeENIConfigSpec {
     #[serde(rename = "maxENIs")]
     #[schemars(range(min = 0, max = MAX_ENIS), extend("format" = "int32"))]
     pub max_enis: u32,
-    /// Secondary addresses of one ENI; its primary address is not counted. The node's eBPF maps hold 4096 pods.
+    /// Secondary addresses of one ENI, of each family; its primary address is not counted. The node's eBPF maps hold 4096 pods.
     #[serde(rename = "maxIPsPerENI")]
     #[schemars(range(min = 1, max = MAX_PODS), extend("format" = "int32"))]
     pub max_ips_per_eni: u32,
+    /// Addresses that wait on the node's ENIs for pods to come; absent: as the controller's flags say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm: Option<WarmSpec>,
+}
+
+/// Addresses that wait for pods. More than `max` are taken back after a while.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("self.min <= self.max").message("min must not be above max"))]
+#[serde(rename_all = "camelCase")]
+pub struct WarmSpec {
+    /// Fewer are filled up.
+    #[schemars(range(min = 0, max = MAX_PODS), extend("format" = "int32"))]
+    pub min: u32,
+    /// More are taken back.
+    #[schemars(range(min = 0, max = MAX_PODS), extend("format" = "int32"))]
+    pub max: u32,
 }
 
 /// What a node has.
@@ -60,6 +78,30 @@ pub struct NodeENIConfigStatus {
     /// The last error of creating or attaching an ENI, in the cloud's own words.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
+    /// Whether the node has got the ENIs it needs, and whether their subnets are configured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// What the cloud says the machine can take. As long as `spec` says the same, it follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<MachineStatus>,
+}
+
+/// Limits of a machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineStatus {
+    /// Its type (`node.kubernetes.io/instance-type`) when the cloud was asked.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub instance_type: String,
+    /// Secondary ENIs.
+    #[serde(rename = "maxENIs")]
+    #[schemars(extend("format" = "int32"))]
+    pub max_enis: u32,
+    /// Secondary addresses of one ENI.
+    #[serde(rename = "maxIPsPerENI")]
+    #[schemars(extend("format" = "int32"))]
+    pub max_ips_per_eni: u32,
 }
 
 /// An ENI of a node.
@@ -79,6 +121,12 @@ pub struct EniStatus {
     pub subnet_cidr: String,
     /// Next hop of the subnet.
     pub gateway: String,
+    /// IPv6 CIDR of the subnet, where it has one.
+    #[serde(rename = "subnetCIDRv6", default, skip_serializing_if = "Option::is_none")]
+    pub subnet_cidr_v6: Option<String>,
+    /// Next hop of the subnet for IPv6, mostly a link-local address, which is one of this ENI's link.
+    #[serde(rename = "gatewayIPv6", default, skip_serializing_if = "Option::is_none")]
+    pub gateway_ipv6: Option<String>,
     /// Its primary address, which no pod can have.
     #[serde(rename = "primaryIP")]
     pub primary_ip: String,

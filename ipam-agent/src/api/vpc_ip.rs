@@ -6,8 +6,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
+use super::Fencing;
+
+/// Annotation of a `VpcIP`: the ENI that it was created for. Until it is bound the status names none.
+pub const CHOSEN_ENI: &str = "eni-ipam.dev/chosen-eni";
+
 /// CEL: a text is an IP address. The library `ip` is in Kubernetes 1.31.
-pub(super) const IS_IP: &str = "isIP(self)";
+const IS_IP: &str = "isIP(self)";
 
 /// CEL: what [`VpcIP::name_of`] does. One address has one name, or creating it would be no lock.
 const NAMED_BY_ADDRESS: &str = "!isIP(self.spec.ip) || (ip(self.spec.ip).family() == 4 \
@@ -43,8 +48,7 @@ const NAMED_BY_ADDRESS: &str = "!isIP(self.spec.ip) || (ip(self.spec.ip).family(
     printcolumn = r#"{"name":"Node","type":"string","jsonPath":".status.nodeName"}"#,
     printcolumn = r#"{"name":"ENI","type":"string","jsonPath":".status.eniID"}"#,
     printcolumn = r#"{"name":"Epoch","type":"integer","jsonPath":".status.epoch","description":"How often the address was bound"}"#,
-    printcolumn = r#"{"name":"Detached","type":"date","jsonPath":".status.detached.at","description":"Since when its node has not used it any more"}"#,
-    printcolumn = r#"{"name":"Expires","type":"string","jsonPath":".status.expireAt","description":"When the retained address is reclaimed; none: never"}"#,
+    printcolumn = r#"{"name":"Detached","type":"date","jsonPath":".status.detached.at","description":"Since when its node has not used it any more; its claim says until when it is kept"}"#,
     printcolumn = r#"{"name":"Subnet","type":"string","priority":1,"jsonPath":".spec.subnetID"}"#,
     printcolumn = r#"{"name":"Pod-UID","type":"string","priority":1,"jsonPath":".status.podUID"}"#,
     printcolumn = r#"{"name":"Message","type":"string","priority":1,"jsonPath":".status.message","description":"The last error, in the cloud's own words"}"#,
@@ -118,17 +122,23 @@ pub struct VpcIPStatus {
     /// UID of the pod that the address is, or was last, bound to.
     #[serde(rename = "podUID", default, skip_serializing_if = "Option::is_none")]
     pub pod_uid: Option<String>,
+    /// Names of the `VpcIP`s that were bound together to the pod, this one among them, in the order of the families;
+    /// empty: this one alone. No agent gives any of them to the pod before all are `Bound` to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 2), inner(length(max = 253)))]
+    pub together: Vec<String>,
+    /// What it takes for the address to leave its node, as the claim had it when it was bound.
+    #[serde(default, skip_serializing_if = "Fencing::is_default")]
+    pub fencing: Fencing,
     /// Raised by one at each bind; 0: never bound. A release that names another epoch does nothing.
     #[serde(default)]
     #[schemars(range(min = 0))]
     #[x_kube(validation = Rule::new("self >= oldSelf").message("an epoch never goes back"))]
     pub epoch: i64,
-    /// The node agent's word that nothing on the node uses the address any more.
+    /// The node agent's word that nothing on the node uses the address any more. An agent whose pod has ended gives it
+    /// unasked, and sets the phase to `Retained`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detached: Option<Detached>,
-    /// When a retained address will be reclaimed; absent: never.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expire_at: Option<Time>,
     /// When the cooldown began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub released_at: Option<Time>,
@@ -159,12 +169,21 @@ pub enum IpPhase {
     Bound,
     /// The pod is gone; the agent of `nodeName` must acknowledge with `detached`.
     Detaching,
-    /// Kept for the next pod of the claim's name.
+    /// No pod has it, and its node does not use it. Its claim, which still holds it, says what follows: it is kept for
+    /// the next pod of the claim's name, or given back.
     Retained,
-    /// Off every ENI; not given to anyone until the cooldown is over.
+    /// Nobody's. It is taken off its ENI, and not given to anyone until the cooldown is over.
     Cooldown,
     /// Seen in use by a foreign host, or refused by the cloud as taken. Not given to anyone.
     Quarantined,
+}
+
+impl VpcIPStatus {
+    /// Whether the node has said that nothing there uses the address any more, as it is bound now.
+    #[must_use]
+    pub fn is_let_go(&self) -> bool {
+        self.detached.as_ref().is_some_and(|detached| detached.epoch >= self.epoch)
+    }
 }
 
 impl VpcIP {
@@ -176,6 +195,13 @@ impl VpcIP {
             IpAddr::V4(v4) => v4.to_string(),
             IpAddr::V6(v6) => v6.segments().map(|group| format!("{group:04x}")).join("-"),
         }
+    }
+
+    /// The ENI that holds the address, or that it was chosen for and may have been put on.
+    #[must_use]
+    pub fn eni(&self) -> Option<String> {
+        let chosen = || self.metadata.annotations.as_ref()?.get(CHOSEN_ENI).cloned();
+        self.status.as_ref().and_then(|status| status.eni_id.clone()).or_else(chosen)
     }
 
     /// The status, or that of an address just allocated when none was written yet.

@@ -96,8 +96,10 @@ async fn open(
     }
     let api = EmbeddedApi::open(file)?;
     let client = api.client();
+    let failing = api.clone();
+    let failed = async move { Err(failing.failed().await) };
     let Some(address) = listen.api_listen else {
-        return Ok((client, stop.clone().cancelled_owned().map(Ok).boxed()));
+        return Ok((client, until(failed, stop.clone().cancelled_owned().map(Ok)).boxed()));
     };
     if !address.ip().is_loopback() && !listen.api_allow_remote {
         bail!(
@@ -110,5 +112,14 @@ async fn open(
     let access = Access::open(&file.with_extension("access"), &[address.ip().to_string()])?;
     access.write_kubeconfig(&listen.api_kubeconfig, &listener.local_addr()?.to_string())?;
     let stopped = stop.clone().cancelled_owned();
-    Ok((client, async move { api.serve(listener, &access, stopped).await }.boxed()))
+    let served = async move { api.serve(listener, &access, stopped).await };
+    Ok((client, until(failed, served).boxed()))
+}
+
+/// What comes first.
+async fn until(
+    failed: impl Future<Output = anyhow::Result<()>>,
+    work: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    tokio::select! { failed = failed => failed, worked = work => worked }
 }

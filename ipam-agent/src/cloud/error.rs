@@ -16,6 +16,14 @@ pub struct CloudError {
     pub request_id: Option<String>,
 }
 
+impl CloudError {
+    /// The error without the request's name: the same as long as the cloud says the same.
+    #[must_use]
+    pub fn words(&self) -> String {
+        format!("{}: {}: {}", self.action, self.code, self.message)
+    }
+}
+
 /// What to do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CloudErrorKind {

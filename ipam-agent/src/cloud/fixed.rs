@@ -10,13 +10,15 @@
 //! cidr = "10.0.1.0/24"
 //! gateway = "10.0.1.1"
 //! zone = "rack-1"                  # optional
+//! cidr_v6 = "fd00:0:0:1::/64"      # optional, with
+//! gateway_v6 = "fe80::1"           # its next hop
 //!
 //! [[eni]]
 //! node = "node-a"
 //! mac = "52:54:00:00:00:01"        # finds the interface on the node
 //! subnet = "lan"
 //! primary_ip = "10.0.1.5"          # the interface's own address, never a pod's
-//! addresses = ["10.0.1.10-10.0.1.50", "10.0.1.60", "10.0.1.128/26"]
+//! addresses = ["10.0.1.10-10.0.1.50", "10.0.1.60", "10.0.1.128/26", "fd00:0:0:1::10-fd00:0:0:1::50"]
 //! ```
 //!
 //! An address listed on several ENIs of a subnet is a shared one: it can move between them.
@@ -30,7 +32,10 @@ use std::{
 
 use futures::{FutureExt as _, future::BoxFuture};
 
-use super::{CloudError, CloudErrorKind, ConfigError, EniCloudState, EniInfo, EniProvider, NewEni, Subnet};
+use super::{
+    CloudError, CloudErrorKind, ConfigError, EniCloudState, EniInfo, EniProvider, MachineLimits, NewEni,
+    Subnet, SubnetV6,
+};
 
 mod file;
 
@@ -42,7 +47,7 @@ pub struct Fixed {
     subnets: Vec<Subnet>,
     enis: Vec<FixedEni>,
     /// Address → index of the ENI that was last told to hold it.
-    held: Mutex<BTreeMap<Ipv4Addr, usize>>,
+    held: Mutex<BTreeMap<IpAddr, usize>>,
 }
 
 /// An ENI of the file.
@@ -53,7 +58,7 @@ struct FixedEni {
     mac: String,
     subnet: String,
     primary_ip: Ipv4Addr,
-    addresses: BTreeSet<Ipv4Addr>,
+    addresses: BTreeSet<IpAddr>,
 }
 
 impl Fixed {
@@ -81,7 +86,7 @@ impl Fixed {
         Ok(Self { origin: origin.into(), subnets, enis, held: Mutex::default() })
     }
 
-    fn held(&self) -> std::sync::MutexGuard<'_, BTreeMap<Ipv4Addr, usize>> {
+    fn held(&self) -> std::sync::MutexGuard<'_, BTreeMap<IpAddr, usize>> {
         // No writer panics half-way: each write is one map operation.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -97,6 +102,8 @@ impl Fixed {
             primary: false,
             instance_id: Some(eni.node.clone()),
             state: EniCloudState::Attached,
+            cluster: None,
+            node: Some(eni.node.clone()),
             assignable: Some(eni.addresses.iter().copied().collect()),
         }
     }
@@ -126,26 +133,20 @@ impl Fixed {
         })
     }
 
-    /// The ENI, and whether it lists each address; the first it does not is the error.
-    fn lists(
-        &self,
-        action: &'static str,
-        id: &str,
-        ips: &[IpAddr],
-    ) -> Result<(usize, Vec<Ipv4Addr>), CloudError> {
+    /// The ENI, when it lists each address; the first it does not is the error.
+    fn lists(&self, action: &'static str, id: &str, ips: &[IpAddr]) -> Result<usize, CloudError> {
         let index = self.find(action, id)?;
         let eni = &self.enis[index];
-        let listed = |ip: &IpAddr| match ip {
-            IpAddr::V4(ip) if eni.addresses.contains(ip) => Ok(*ip),
-            ip => {
+        match ips.iter().find(|ip| !eni.addresses.contains(ip)) {
+            None => Ok(index),
+            Some(ip) => {
                 let message = format!(
                     "{ip} is not among the addresses of ENI {id} (node {}, MAC {}); add it there",
                     eni.node, eni.mac
                 );
                 Err(self.error(CloudErrorKind::Invalid, action, "NotListed", message))
             }
-        };
-        Ok((index, ips.iter().map(listed).collect::<Result<_, _>>()?))
+        }
     }
 
     fn subnets(&self) -> Vec<Subnet> {
@@ -153,26 +154,38 @@ impl Fixed {
         let subnet = |subnet: &Subnet| {
             let of_it = self.enis.iter().filter(|eni| eni.subnet == subnet.id);
             let listed: BTreeSet<_> = of_it.flat_map(|eni| &eni.addresses).collect();
-            let free = listed.iter().filter(|ip| !held.contains_key(**ip)).count();
-            Subnet { available: free as u64, ..subnet.clone() }
+            let free = |ipv6| {
+                listed.iter().filter(|ip| ip.is_ipv6() == ipv6 && !held.contains_key(**ip)).count() as u64
+            };
+            let ipv6 = subnet.ipv6.map(|ipv6| SubnetV6 { available: free(true), ..ipv6 });
+            Subnet { available: free(false), ipv6, ..subnet.clone() }
         };
         self.subnets.iter().map(subnet).collect()
     }
 
+    /// What the file lists for a node: its ENIs, and the longest list of one family.
+    fn limits(&self, node: &str) -> MachineLimits {
+        let enis: Vec<_> = self.enis.iter().filter(|eni| eni.node == node).collect();
+        let count = |eni: &FixedEni, v6| eni.addresses.iter().filter(|ip| ip.is_ipv6() == v6).count();
+        let longest = enis.iter().map(|eni| count(eni, false).max(count(eni, true))).max();
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        MachineLimits { max_enis: number(enis.len()), max_ips_per_eni: number(longest.unwrap_or(0)) }
+    }
+
     fn assign(&self, eni_id: &str, ips: &[IpAddr]) -> Result<(), CloudError> {
-        let (index, ips) = self.lists("assign", eni_id, ips)?;
-        self.held().extend(ips.into_iter().map(|ip| (ip, index)));
+        let index = self.lists("assign", eni_id, ips)?;
+        self.held().extend(ips.iter().map(|ip| (*ip, index)));
         Ok(())
     }
 
     fn unassign(&self, eni_id: &str, ips: &[IpAddr]) -> Result<(), CloudError> {
         let index = self.find("unassign", eni_id)?;
-        self.held().retain(|ip, at| *at != index || !ips.contains(&IpAddr::V4(*ip)));
+        self.held().retain(|ip, at| *at != index || !ips.contains(ip));
         Ok(())
     }
 
     fn migrate(&self, from_eni: &str, to_eni: &str, ip: IpAddr) -> Result<(), CloudError> {
-        let (to, ips) = self.lists("migrate", to_eni, &[ip])?;
+        let to = self.lists("migrate", to_eni, &[ip])?;
         // The source may have left the file since; when it is there, it must be of the same subnet.
         if let Some(from) = self.enis.iter().find(|eni| eni.id == from_eni)
             && from.subnet != self.enis[to].subnet
@@ -183,7 +196,7 @@ impl Fixed {
             );
             return Err(self.error(CloudErrorKind::Invalid, "migrate", "OtherSubnet", message));
         }
-        self.held().extend(ips.into_iter().map(|ip| (ip, to)));
+        self.held().insert(ip, to);
         Ok(())
     }
 }
@@ -195,6 +208,14 @@ impl EniProvider for Fixed {
 
     fn enis_of<'a>(&'a self, instance_id: &'a str) -> BoxFuture<'a, Result<Vec<EniInfo>, CloudError>> {
         async move { Ok(self.infos(|eni| eni.node == instance_id)) }.boxed()
+    }
+
+    fn limits<'a>(
+        &'a self,
+        instance_id: &'a str,
+        _: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Option<MachineLimits>, CloudError>> {
+        async move { Ok(Some(self.limits(instance_id))) }.boxed()
     }
 
     fn enis_of_cluster<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Vec<EniInfo>, CloudError>> {

@@ -13,8 +13,8 @@ use tracing::{info, warn};
 
 use super::context::Context;
 use super::error::ReconcileError;
-use super::write;
-use crate::api::{IpPhase, VpcIP, VpcIPStatus, VpcIPType};
+use super::{views, write};
+use crate::api::{IpPhase, VpcIP, VpcIPClaim, VpcIPClaimStatus, VpcIPStatus, VpcIPType};
 use crate::cloud::CloudErrorKind;
 
 const COOLING: &str = "cooling";
@@ -22,11 +22,13 @@ const ORPHAN: &str = "orphan";
 
 /// Takes the next step of an address that no claim takes any more.
 pub async fn reconcile(ip: Arc<VpcIP>, context: Arc<Context>) -> Result<Action, ReconcileError> {
-    context.ready().await?;
     let status = ip.state();
     match status.phase {
         _ if ip.spec.type_ == VpcIPType::Eni => Ok(Action::await_change()),
-        IpPhase::Cooldown if status.released_at.is_none() => take_off_eni(&ip, &status, &context).await,
+        IpPhase::Cooldown if !context.watches.is_watched(&ip.uid().unwrap_or_default(), COOLING) => {
+            take_off_eni(&ip, &status, &context).await
+        }
+        IpPhase::Cooldown if is_named(&ip, &context) => Ok(Action::requeue(context.config.retry)),
         IpPhase::Cooldown => delete_after(&ip, &status, context.config.cooldown, &context).await,
         IpPhase::Quarantined => delete_after(&ip, &status, context.config.quarantine, &context).await,
         _ => release_orphan(&ip, &status, &context).await,
@@ -34,29 +36,40 @@ pub async fn reconcile(ip: Arc<VpcIP>, context: Arc<Context>) -> Result<Action, 
 }
 
 async fn take_off_eni(ip: &VpcIP, status: &VpcIPStatus, context: &Context) -> Result<Action, ReconcileError> {
-    if let (Some(eni), Ok(address)) = (&status.eni_id, ip.spec.ip.parse()) {
-        match context.provider.unassign_ips(eni, &[address]).await {
+    if let (Some(eni), Ok(address)) = (ip.eni(), ip.spec.ip.parse()) {
+        // Only what its node has let go may wait there for another pod. Of anything else the node may still have a pod,
+        // which the cloud must cut off.
+        let node = status.node_name.as_deref();
+        match context.pools.take_off(node, &eni, address, status.is_let_go()).await {
             Ok(()) => {}
             // An ENI that is gone took its addresses along.
             Err(error) if error.kind == CloudErrorKind::NotFound => {}
             Err(error) => {
+                // Without the request's name: the same words again are no write, and so no reason to look again at once.
                 write::status(&context.ips(), ip, |ip| {
-                    ip.status.get_or_insert_default().message = error.to_string()
+                    ip.status.get_or_insert_default().message = error.words();
                 })
                 .await?;
-                return Ok(Action::requeue(context.config.retry));
+                let passing = error.kind.is_transient();
+                let config = &context.config;
+                return Ok(Action::requeue(if passing { config.retry } else { config.retry_max }));
             }
         }
     }
-    write::status(&context.ips(), ip, |ip| {
-        let status = ip.status.get_or_insert_default();
-        status.released_at = Some(Time(Timestamp::now()));
-        status.eni_id = None;
-        status.node_name = None;
-        status.message.clear();
+    // Not written: after a restart the cloud is asked once more, which changes nothing.
+    context.watched_for(&ip.uid().unwrap_or_default(), COOLING);
+    context.wake_who_waits_for_room();
+    delete_after(ip, status, context.config.cooldown, context).await
+}
+
+/// The claim goes, or says that it holds another address, before the object of the released one does: so whoever reads
+/// the claim knows what became of the address that it names.
+fn is_named(ip: &VpcIP, context: &Context) -> bool {
+    let Some(holder) = &ip.spec.claim_ref else { return false };
+    let claim = context.stores.claims.get(&ObjectRef::new(&holder.name).within(&holder.namespace));
+    claim.filter(|claim| claim.uid().as_ref() == Some(&holder.uid)).is_some_and(|claim| {
+        claim.status.iter().flat_map(VpcIPClaimStatus::all_addresses).any(|named| named == ip.spec.ip)
     })
-    .await?;
-    Ok(Action::await_change())
 }
 
 /// Deletes the object when both clocks say that the time is over.
@@ -102,7 +115,7 @@ async fn release_orphan(
     if !is_orphan(ip, context, true).await? {
         return Ok(Action::await_change());
     }
-    let fenced = status.detached.as_ref().is_some_and(|detached| detached.epoch >= status.epoch)
+    let fenced = status.is_let_go()
         || match &status.node_name {
             Some(node) => context.node_fenced(node).await?,
             None => true,
@@ -113,7 +126,14 @@ async fn release_orphan(
         _ => IpPhase::Cooldown,
     };
     warn!(ip = %ip.name_any(), ?next, "no claim holds this address");
-    write::status(&context.ips(), ip, |ip| ip.status.get_or_insert_default().phase = next).await?;
+    write::status(&context.ips(), ip, |ip| {
+        let status = ip.status.get_or_insert_default();
+        status.phase = next;
+        if next == IpPhase::Cooldown {
+            status.released_at = Some(Time(Timestamp::now()));
+        }
+    })
+    .await?;
     Ok(Action::requeue(context.config.retry))
 }
 
@@ -124,8 +144,15 @@ async fn is_orphan(ip: &VpcIP, context: &Context, live: bool) -> Result<bool, Re
         Some(claim) => Some(claim),
         None => write::live(&context.claims(&holder.namespace), &holder.name).await?.map(Arc::new),
     };
-    Ok(claim.is_none_or(|claim| {
-        let held = claim.status.as_ref().and_then(|status| status.address.as_deref());
-        claim.uid().as_ref() != Some(&holder.uid) || held.is_some_and(|held| held != ip.spec.ip)
-    }))
+    Ok(claim.is_none_or(|claim| claim.uid().as_ref() != Some(&holder.uid) || has_left(&claim, ip, context)))
+}
+
+/// Whether a claim has left an address for another of the same family, or has its addresses and none of a family that
+/// pods do not have any more.
+fn has_left(claim: &VpcIPClaim, ip: &VpcIP, context: &Context) -> bool {
+    let family = views::family(&ip.spec.ip);
+    let held: Vec<&str> = claim.status.iter().flat_map(VpcIPClaimStatus::all_addresses).collect();
+    let replaced = held.iter().any(|held| views::family(held) == family)
+        || !family.is_some_and(|family| context.config.families.contains(family));
+    !held.is_empty() && replaced && !held.contains(&ip.spec.ip.as_str())
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 
+use super::context::Stores;
 use crate::api::condition::{self, reason};
 use crate::api::{IpPhase, VpcIP, VpcIPClaim, VpcIPType};
 
@@ -44,21 +45,20 @@ impl fmt::Display for Census {
     }
 }
 
-/// The claims to wake when this address has made room, in the order in which they were made: it has left its ENI, or
-/// its object is gone (the last state seen of it is then a cooldown).
-pub fn waiting_for_room(ip: &VpcIP, claims: &[Arc<VpcIPClaim>]) -> Vec<ObjectRef<VpcIPClaim>> {
-    if !matches!(ip.state().phase, IpPhase::Cooldown | IpPhase::Quarantined) {
-        return Vec::new();
-    }
-    let mut waiting: Vec<_> = claims.iter().filter(|claim| waits_for_room(claim)).collect();
-    waiting.sort_by_key(|claim| claim.creation_timestamp().map(|time| time.0));
-    waiting.into_iter().map(|claim| ObjectRef::from_obj(&**claim)).collect()
-}
-
-fn waits_for_room(claim: &VpcIPClaim) -> bool {
+/// The key of [`Stores::waiting`]: of a claim that waits for an address to become free.
+pub fn waits_for_room(claim: &VpcIPClaim) -> Option<String> {
     let conditions = claim.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    conditions.iter().any(|known| {
+    let waits = conditions.iter().any(|known| {
         known.type_ == condition::READY
             && matches!(known.reason.as_str(), reason::POOL_EXHAUSTED | reason::ADDRESS_CONFLICT)
-    })
+    });
+    waits.then(String::new)
+}
+
+/// The claims that wait for an address to become free, in the order in which they were made.
+pub fn waiting_for_room(stores: &Stores) -> Vec<ObjectRef<VpcIPClaim>> {
+    let waiting = stores.waiting.get("").into_iter();
+    let mut waiting: Vec<_> = waiting.filter_map(|claim| Some((stores.claims.get(&claim)?, claim))).collect();
+    waiting.sort_by_key(|(claim, _)| claim.creation_timestamp().map(|time| time.0));
+    waiting.into_iter().map(|(_, claim)| claim).collect()
 }

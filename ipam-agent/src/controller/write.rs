@@ -5,6 +5,7 @@ use kube::{Api, Resource, ResourceExt};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::error::ReconcileError;
+use crate::client;
 
 /// Bounds of the objects that we write.
 pub trait Object:
@@ -74,7 +75,7 @@ pub async fn delete<K: Object>(api: &Api<K>, object: &K) -> Result<(), Reconcile
 
 /// Reads an object from the API itself, not from a cache.
 pub async fn live<K: Object>(api: &Api<K>, name: &str) -> Result<Option<K>, ReconcileError> {
-    api.get_opt(name)
+    client::live(api, name)
         .await
         .map_err(|source| ReconcileError::Api { action: format!("read {} {name}", K::kind(&())), source })
 }

@@ -178,10 +178,20 @@ fn a_claim_says_what_is_wrong_with_it() {
         let claim = with(claim.clone(), "/spec/expiredDuration", json!(bad));
         schema.refuses(None, &claim, "write a duration of at least 5m such as 1h30m, or never");
     }
-    for good in ["fd00::1", "255.255.255.255"] {
+    for good in ["fd00::1", "255.255.255.255", "10.0.1.7,fd00::1", "fd00::1,10.0.1.7"] {
         schema.accepts(&with(claim.clone(), "/spec/nominatedIP", json!(good)));
     }
-    for bad in ["", "10.0.1", "010.0.1.7", "10.0.1.7/24", "web"] {
+    for bad in [
+        "",
+        "10.0.1",
+        "010.0.1.7",
+        "10.0.1.7/24",
+        "web",
+        "10.0.1.7,",
+        "10.0.1.7,10.0.1.8",
+        "fd00::1,fd00::2",
+        "10.0.1.7,fd00::1,fd00::2",
+    ] {
         let claim = with(claim.clone(), "/spec/nominatedIP", json!(bad));
         schema.refuses(None, &claim, "write one IP address such as 10.0.1.7");
     }
@@ -197,7 +207,15 @@ fn every_wish_of_a_pod_makes_a_valid_claim() {
     let schema = Schema::of("VpcIPClaim");
     for expiry in ["1month", "7d", "1h 30min", "300001ms", "999999999999years", "Never", "rubbish", "1s", ""]
     {
-        for ip in ["10.0.1.7", "FD00::1", " 10.0.1.7 ", "::ffff:10.0.1.7", "rubbish"] {
+        for ip in [
+            "10.0.1.7",
+            "FD00::1",
+            " 10.0.1.7 ",
+            "::ffff:10.0.1.7",
+            "10.0.1.7, FD00::1",
+            "10.0.1.7,",
+            "rubbish",
+        ] {
             let annotation =
                 |name: &str, value: &str| (format!("{}{name}", annotations::PREFIX), value.to_owned());
             let (wish, _) = annotations::AddressWish::parse(&BTreeMap::from([
@@ -205,9 +223,10 @@ fn every_wish_of_a_pod_makes_a_valid_claim() {
                 annotation(annotations::NOMINATED_IP, ip),
                 annotation(annotations::NOMINATED_SUBNETS, "a,,a"),
             ]));
+            let nominated_ip = wish.nominated_text();
             let spec = VpcIPClaimSpec {
                 expired_duration: wish.expired_duration,
-                nominated_ip: wish.nominated_ip.map(|ip| ip.to_string()),
+                nominated_ip,
                 nominated_subnets: wish.nominated_subnets,
                 ..VpcIPClaimSpec::default()
             };

@@ -1,6 +1,6 @@
 //! What can go wrong, and what to do about it.
 
-use std::{io, path::PathBuf};
+use std::{io, ops::RangeInclusive, path::PathBuf};
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 
@@ -41,16 +41,28 @@ pub enum DataplaneError {
     },
     /// The maps are those of another version.
     #[error(
-        "`{}` holds maps of ABI version {found}, this agent needs version {expected}: run the agent that made them, or \
-         move the pods away from this node, remove the directory and start again", path.display()
+        "`{}` holds maps of ABI version {found}, this agent reads versions {} to {}: run the agent that made them, or \
+         move the pods away from this node, remove the directory and start again",
+        path.display(), readable.start(), readable.end()
     )]
     AbiVersion {
         /// The pin directory.
         path: PathBuf,
         /// The version in its `ABI` map.
         found: u32,
-        /// The version of this agent.
-        expected: u32,
+        /// The versions that this agent can read.
+        readable: RangeInclusive<u32>,
+    },
+    /// The maps of another version cannot be converted.
+    #[error(
+        "`{}` holds maps of another version, and they cannot be converted: {reason}; run the agent that made them, or \
+         move the pods away from this node, remove the directory and start again", path.display()
+    )]
+    Unreadable {
+        /// The pin directory.
+        path: PathBuf,
+        /// What is missing.
+        reason: String,
     },
     /// A pinned map has another shape.
     #[error(
@@ -95,7 +107,7 @@ pub enum DataplaneError {
         expected: String,
     },
     /// A program cannot be attached.
-    #[error("cannot attach `{program}` to `{ifname}` (TCX needs Linux 6.6 or later): {source}")]
+    #[error("cannot attach `{program}` to `{ifname}`: {source}")]
     Attach {
         /// Name of the program.
         program: &'static str,
@@ -111,6 +123,16 @@ pub enum DataplaneError {
         ifname: String,
         /// Why not.
         message: String,
+    },
+    /// The filters of an interface's qdisc cannot be listed or removed.
+    #[error("cannot {action} the filters of `{ifname}`: {source}")]
+    Filters {
+        /// What was tried.
+        action: &'static str,
+        /// The interface.
+        ifname: String,
+        /// Why not.
+        source: io::Error,
     },
     /// A map cannot be read or written.
     #[error("cannot {action} in map `{map}`: {}", chain(.source))]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use aya::programs::{
-    LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+    LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType,
     links::{FdLink, LinkError, PinnedLink},
     tc::{SchedClassifierLink, TcAttachOptions},
 };
@@ -19,7 +19,7 @@ use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with},
 };
 
-use super::{DataplaneError, Hook, Program, error::chain};
+use super::{DataplaneError, Hook, Program, attachment::is_unknown_hook, error::chain, pin_dir};
 
 /// What attaching a program took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,32 +59,24 @@ impl LinkPin {
     }
 
     pub(super) fn remove(&self, dir: &Path) -> Result<(), DataplaneError> {
-        let path = dir.join(self.file_name());
-        match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(DataplaneError::Io { action: "remove", path, source })
-            }
-            _ => Ok(()),
-        }
+        pin_dir::unlink(&dir.join(self.file_name()))
     }
 }
 
 /// The pins in `dir`, sorted. Names that are not ours are left alone.
 pub fn list(dir: &Path) -> Result<Vec<LinkPin>, DataplaneError> {
-    let read = || -> io::Result<Vec<_>> {
-        let names = fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.file_name()));
-        names.collect()
-    };
-    let names =
-        read().map_err(|source| DataplaneError::Io { action: "read", path: dir.to_owned(), source })?;
-    let mut pins: Vec<_> = names.iter().filter_map(|name| LinkPin::parse(name.to_str()?)).collect();
+    let mut pins: Vec<_> = pin_dir::names(dir)?.iter().filter_map(|name| LinkPin::parse(name)).collect();
     pins.sort();
     Ok(pins)
 }
 
-/// Removes the pins of the interfaces called `ifname`.
-pub fn detach(dir: &Path, ifname: &str) -> Result<(), DataplaneError> {
-    list(dir)?.iter().filter(|pin| pin.ifname == ifname).try_for_each(|pin| pin.remove(dir))
+/// Gives every pinned link of this program's kind the program, whatever interface it is of. Links whose device is gone
+/// are left for [`attach`] and the caller's tidying.
+pub fn replace_all(dir: &Path, program: &mut SchedClassifier, kind: Program) -> Result<(), DataplaneError> {
+    for pin in list(dir)?.into_iter().filter(|pin| pin.program == kind) {
+        replace(&dir.join(pin.file_name()), program).map_err(|error| error.of(dir, &pin))?;
+    }
+    Ok(())
 }
 
 /// Attaches `program` as `wanted` says.
@@ -110,12 +102,7 @@ pub fn attach(
         }
         if pin.ifindex == wanted.ifindex && pin.program == wanted.program {
             let pinned = dir.join(pin.file_name());
-            if let Some(attached) = replace(&pinned, program).map_err(|error| match error {
-                ReplaceError::NotALink => {
-                    DataplaneError::ForeignPin { path: pinned.clone(), expected: "link" }
-                }
-                ReplaceError::Refused(message) => failed(message.into()),
-            })? {
+            if let Some(attached) = replace(&pinned, program).map_err(|error| error.of(dir, &pin))? {
                 // The interface was renamed.
                 if pinned != path {
                     fs::rename(&pinned, &path).map_err(|source| DataplaneError::Io {
@@ -133,8 +120,22 @@ pub fn attach(
     Ok(Attached::New)
 }
 
+/// As [`attach`], for what was attached before: looks at nothing but the link itself. `None`: it is not as it should be.
+pub fn keep(dir: &Path, program: &mut SchedClassifier, wanted: &LinkPin) -> Option<Attached> {
+    replace(&dir.join(wanted.file_name()), program).ok().flatten()
+}
+
+/// Removes the pins of a hook: of this interface, and of a former one of its name.
+pub fn detach_hook(dir: &Path, link: &LinkPin) -> Result<(), DataplaneError> {
+    let of_the_hook = |pin: &&LinkPin| {
+        pin.program.hook() == link.program.hook()
+            && (pin.ifindex == link.ifindex || pin.ifname == link.ifname)
+    };
+    list(dir)?.iter().filter(of_the_hook).try_for_each(|pin| pin.remove(dir))
+}
+
 /// aya attaches by name: makes sure that the name is that of the index.
-fn check_name(wanted: &LinkPin) -> Result<(), DataplaneError> {
+pub(super) fn check_name(wanted: &LinkPin) -> Result<(), DataplaneError> {
     let found = name_of(wanted.ifindex);
     if found.as_ref() == Some(&wanted.ifname) {
         return Ok(());
@@ -143,7 +144,7 @@ fn check_name(wanted: &LinkPin) -> Result<(), DataplaneError> {
 }
 
 /// The name of an interface, if it exists in this thread's network namespace.
-fn name_of(ifindex: u32) -> Option<String> {
+pub(super) fn name_of(ifindex: u32) -> Option<String> {
     let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None).ok()?;
     netdevice::index_to_name(socket, ifindex).ok()
 }
@@ -176,6 +177,21 @@ enum ReplaceError {
     Refused(String),
 }
 
+impl ReplaceError {
+    fn of(self, dir: &Path, pin: &LinkPin) -> DataplaneError {
+        match self {
+            Self::NotALink => {
+                DataplaneError::ForeignPin { path: dir.join(pin.file_name()), expected: "link" }
+            }
+            Self::Refused(message) => DataplaneError::Attach {
+                program: pin.program.name(),
+                ifname: pin.ifname.clone(),
+                source: message.into(),
+            },
+        }
+    }
+}
+
 /// Gives the link pinned at `path` this program (`BPF_LINK_UPDATE`). `None`: its device is gone.
 fn replace(path: &PathBuf, program: &mut SchedClassifier) -> Result<Option<Attached>, ReplaceError> {
     let refused = |error: &dyn std::error::Error| ReplaceError::Refused(chain(error));
@@ -202,17 +218,27 @@ fn replace(path: &PathBuf, program: &mut SchedClassifier) -> Result<Option<Attac
     }
 }
 
-/// Names of all programs, ours or not, on a TCX hook of an interface, in their order. Needs CAP_SYS_ADMIN.
-///
-/// # Errors
-///
-/// When the interface does not exist, or the kernel refuses.
-pub fn tcx_programs(ifindex: u32, hook: Hook) -> Result<Vec<String>, DataplaneError> {
+/// Names of all programs, ours or not, on a TCX hook of an interface, in their order; none where there is no TCX.
+pub fn programs(ifindex: u32, hook: Hook) -> Result<Vec<String>, DataplaneError> {
     let gone = || DataplaneError::Interface { ifindex, found: None, expected: "any".to_owned() };
     let ifname = name_of(ifindex).ok_or_else(gone)?;
-    let (_, programs) = SchedClassifier::query_tcx(&ifname, attach_type(hook))
-        .map_err(|error| DataplaneError::Query { ifname, message: chain(&error) })?;
-    Ok(programs.iter().map(|info| info.name_as_str().unwrap_or_default().to_owned()).collect())
+    loop {
+        match SchedClassifier::query_tcx(&ifname, attach_type(hook)) {
+            Ok((_, programs)) => {
+                let name = |info: &ProgramInfo| info.name_as_str().unwrap_or_default().to_owned();
+                return Ok(programs.iter().map(name).collect());
+            }
+            // Replaced between the kernel's naming its number and the question for its name.
+            Err(error) if is_gone(&error) => {}
+            Err(error) if is_unknown_hook(&error) => return Ok(Vec::new()),
+            Err(error) => return Err(DataplaneError::Query { ifname, message: chain(&error) }),
+        }
+    }
+}
+
+fn is_gone(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::SyscallError(error) if error.call == "bpf_prog_get_fd_by_id"
+        && error.io_error.kind() == io::ErrorKind::NotFound)
 }
 
 #[cfg(test)]

@@ -5,9 +5,11 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Event as CoreEvent, Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Event as CoreEvent, Namespace, Node, Pod, Secret};
 use k8s_openapi::api::events::v1::Event;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -44,12 +46,23 @@ pub(super) fn register(registry: &mut Registry) -> Result<()> {
 
     registry.add(of::<Node>(false, "no", true, node_columns()?), None);
 
+    let type_ = Column::path("Type", "string", 0, ".type")?;
+    registry.add(of::<Secret>(true, "", false, vec![Column::name(), type_, Column::age()?]), None);
+
+    let webhooks =
+        Column::computed("Webhooks", "integer", 0, |config| list(config, "/webhooks").len().into());
+    let columns = vec![Column::name(), webhooks, Column::age()?];
+    registry.add(of::<MutatingWebhookConfiguration>(false, "", false, columns), None);
+
     let holder = Column::path("Holder", "string", 0, ".spec.holderIdentity")?;
     registry.add(of::<Lease>(true, "", false, vec![Column::name(), holder, Column::age()?]), None);
 
     registry.add(of::<StatefulSet>(true, "sts", true, replica_columns()?), None);
     registry.add(of::<Deployment>(true, "deploy", true, replica_columns()?), None);
     registry.add(of::<ReplicaSet>(true, "rs", true, replica_columns()?), None);
+    registry.add(of::<DaemonSet>(true, "ds", true, vec![Column::name(), Column::age()?]), None);
+    registry.add(of::<CronJob>(true, "cj", true, vec![Column::name(), Column::age()?]), None);
+    registry.add(of::<Job>(true, "", true, vec![Column::name(), Column::age()?]), None);
 
     let mut events = of::<CoreEvent>(true, "ev", false, event_columns()?);
     for field in ["kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath"] {
@@ -82,6 +95,7 @@ where
         singular: kind.to_lowercase(),
         kind,
         short_names: Some(short_name.to_owned()).filter(|name| !name.is_empty()).into_iter().collect(),
+        categories: Vec::new(),
         namespaced,
         has_status,
         unconditional_update: true,

@@ -91,14 +91,18 @@ fn members<'a>(registry: &'a Registry, group: &str, version: &str) -> Result<Vec
 fn resources(registry: &Registry, group: &str, version: &str) -> Result<Value, Failure> {
     let mut list = Vec::new();
     for resource in members(registry, group, version)? {
-        list.push(json!({
+        let mut entry = json!({
             "name": resource.plural,
             "singularName": resource.singular,
             "namespaced": resource.namespaced,
             "kind": resource.kind,
             "shortNames": resource.short_names,
             "verbs": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        }));
+        });
+        if !resource.categories.is_empty() {
+            entry["categories"] = json!(resource.categories);
+        }
+        list.push(entry);
         if resource.has_status {
             list.push(json!({
                 "name": format!("{}/status", resource.plural),
@@ -144,7 +148,8 @@ fn openapi(registry: &Registry, group: &str, version: &str) -> Result<Value, Fai
         let kind = json!({ "group": group, "version": version, "kind": resource.kind });
         let mut schema = resource
             .schema
-            .clone()
+            .as_ref()
+            .map(|schema| schema.structure.clone())
             .unwrap_or_else(|| json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true }));
         schema["x-kubernetes-group-version-kind"] = json!([kind]);
         let place = if resource.namespaced { "namespaces/{namespace}/" } else { "" };

@@ -4,6 +4,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, StatusCause, StatusDetails};
 
 use super::registry::Resource;
+use super::schema::cause;
 
 /// A request that was refused. Boxed: it is the rare side of every `Result` here.
 #[derive(Clone, Debug)]
@@ -133,17 +134,77 @@ impl Failure {
 
     /// One field has a value that it cannot have.
     pub fn invalid(resource: &Resource, name: &str, field: &str, problem: &str) -> Self {
-        let causes = vec![StatusCause {
-            field: Some(field.to_owned()),
-            message: Some(problem.to_owned()),
-            reason: Some("FieldValueInvalid".to_owned()),
-        }];
-        Self::new(
-            422,
-            "Invalid",
-            format!("{} {name:?} is invalid: {field}: {problem}", resource.qualified_kind()),
-        )
-        .about(resource, name, causes)
+        let cause = cause(field, "FieldValueInvalid", problem.to_owned());
+        Self::invalid_fields(resource, name, vec![cause])
+    }
+
+    /// Fields have values that they cannot have.
+    pub fn invalid_fields(resource: &Resource, name: &str, causes: Vec<StatusCause>) -> Self {
+        let sentence = |cause: &StatusCause| {
+            let [field, said] =
+                [&cause.field, &cause.message].map(|text| text.as_deref().unwrap_or_default());
+            format!("{field}: {said}")
+        };
+        let said = match causes.as_slice() {
+            [one] => sentence(one),
+            many => format!("[{}]", many.iter().map(sentence).collect::<Vec<_>>().join(", ")),
+        };
+        let kind = resource.qualified_kind();
+        let mut failure = Self::new(422, "Invalid", format!("{kind} {name:?} is invalid: {said}"))
+            .about(resource, name, causes);
+        // Here it is the kind, not the plural.
+        if let Some(details) = &mut failure.0.details {
+            details.kind = Some(resource.kind.clone());
+        }
+        failure
+    }
+
+    /// A parameter of the request has a value that it cannot have. `options` is their type in `meta/v1`.
+    pub fn invalid_option(options: &str, field: &str, reason: &str, problem: &str) -> Self {
+        let said = format!("{options}.meta.k8s.io \"\" is invalid: {field}: {problem}");
+        let mut failure = Self::new(422, "Invalid", said);
+        failure.0.details = Some(StatusDetails {
+            group: Some("meta.k8s.io".to_owned()),
+            kind: Some(options.to_owned()),
+            causes: Some(vec![cause(field, reason, problem.to_owned())]),
+            ..StatusDetails::default()
+        });
+        failure
+    }
+
+    /// An update of the whole object does not say of which version.
+    pub fn no_version(resource: &Resource, name: &str) -> Self {
+        let (field, problem) =
+            ("metadata.resourceVersion", "Invalid value: 0: must be specified for an update");
+        let said = format!("{} {name:?} is invalid: {field}: {problem}", resource.qualified());
+        let causes = vec![cause(field, "FieldValueInvalid", problem.to_owned())];
+        Self::new(422, "Invalid", said).about(resource, name, causes)
+    }
+
+    /// A JSON patch that does not fit the object.
+    pub fn unfit_patch() -> Self {
+        let mut failure =
+            Self::new(422, "Invalid", "the server rejected our request due to an error in our request");
+        failure.0.details = Some(StatusDetails::default());
+        failure
+    }
+
+    /// A precondition of a deletion does not hold.
+    pub fn precondition(resource: &Resource, name: &str, what: &str, wanted: &str, actual: &str) -> Self {
+        let kind = resource.qualified_kind();
+        let hint = match what {
+            "UID" => "The object might have been deleted and then recreated",
+            _ => "The object might have been modified",
+        };
+        let said = format!(
+            "Operation cannot be fulfilled on {kind} {name:?}: the {what} in the precondition ({wanted}) does not match the \
+             {what} in record ({actual}). {hint}"
+        );
+        let mut failure = Self::new(409, "Conflict", said).about(resource, name, Vec::new());
+        if let Some(details) = &mut failure.0.details {
+            details.kind = Some(resource.kind.clone());
+        }
+        failure
     }
 
     pub fn internal(message: impl Into<String>) -> Self {

@@ -96,17 +96,18 @@ fn start(store: &Store, query: &Query, limited: bool) -> Result<(Option<Key>, Op
     }
     let exact = match query.get("resourceVersionMatch") {
         Some("Exact") if revision.is_none() => {
-            return Err(Failure::bad_request(
-                "resourceVersionMatch \"Exact\" needs a resourceVersion other than 0",
+            return Err(bad_match(
+                "FieldValueForbidden",
+                "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
             ));
         }
         Some("Exact") => true,
         Some("NotOlderThan") => false,
         None => limited && revision.is_some(),
         Some(other) => {
-            return Err(Failure::bad_request(format!(
-                "resourceVersionMatch: {other:?} is neither \"Exact\" nor \"NotOlderThan\""
-            )));
+            let problem =
+                format!("Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\", \"\"");
+            return Err(bad_match("FieldValueNotSupported", &problem));
         }
     };
     match revision {
@@ -114,4 +115,8 @@ fn start(store: &Store, query: &Query, limited: bool) -> Result<(Option<Key>, Op
         Some(asked) if exact => Ok((None, Some(asked))),
         _ => Ok((None, None)),
     }
+}
+
+fn bad_match(reason: &str, problem: &str) -> Failure {
+    Failure::invalid_option("ListOptions", "resourceVersionMatch", reason, problem)
 }

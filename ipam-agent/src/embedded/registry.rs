@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::builtin;
+use super::schema::Schema;
 use super::store::KindId;
 
 /// Everything that is served.
@@ -50,6 +51,8 @@ pub(super) struct Resource {
     pub singular: String,
     pub kind: String,
     pub short_names: Vec<String>,
+    /// Names under which kubectl gets it together with others.
+    pub categories: Vec<String>,
     pub namespaced: bool,
     /// Whether `/status` is a subresource of its own: then no other path writes the status.
     pub has_status: bool,
@@ -64,8 +67,8 @@ pub(super) struct Resource {
     pub storage: KindId,
     /// Fields whose name (first) differs from the stored object's (second).
     pub renamed: &'static [(&'static str, &'static str)],
-    /// OpenAPI v3 schema, where one is known.
-    pub schema: Option<Value>,
+    /// Its schema, where one is known.
+    pub schema: Option<Schema>,
 }
 
 /// Reads an object into its Rust type and back: unknown fields go, defaults come.
@@ -245,8 +248,9 @@ impl Registry {
         let schema = version
             .schema
             .and_then(|schema| schema.open_api_v3_schema)
-            .map(serde_json::to_value)
-            .transpose()?;
+            .map(|schema| Schema::new(serde_json::to_value(schema)?))
+            .transpose()
+            .with_context(|| format!("custom resource {}: schema", names.plural))?;
         let resource = Resource {
             group: crd.spec.group,
             version: version.name,
@@ -254,6 +258,7 @@ impl Registry {
             plural: names.plural,
             kind: names.kind,
             short_names: names.short_names.unwrap_or_default(),
+            categories: names.categories.unwrap_or_default(),
             namespaced,
             has_status: version.subresources.is_some_and(|subresources| subresources.status.is_some()),
             unconditional_update: false,

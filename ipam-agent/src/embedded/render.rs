@@ -51,7 +51,7 @@ pub(super) fn list<'a>(
 
 /// The object of a bookmark: nothing but a revision, and whether the initial events are through.
 pub(super) fn bookmark(resource: &Resource, form: Form, revision: u64, initial_events_end: bool) -> Value {
-    let mut metadata = json!({ "resourceVersion": revision.to_string(), "creationTimestamp": null });
+    let mut metadata = json!({ "resourceVersion": revision.to_string() });
     if initial_events_end {
         metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
     }

@@ -110,7 +110,8 @@ impl Query {
             None => Ok(false),
             Some("All") => Ok(true),
             Some(other) => {
-                Err(Failure::bad_request(format!("query parameter dryRun: {other:?} is not \"All\"")))
+                let problem = format!("Unsupported value: [{other:?}]: supported values: \"All\"");
+                Err(Failure::invalid_option("CreateOptions", "dryRun", "FieldValueNotSupported", &problem))
             }
         }
     }

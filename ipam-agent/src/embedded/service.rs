@@ -12,6 +12,7 @@ use tower::BoxError;
 
 use super::answer::{Answer, AnswerBody};
 use super::failure::Failure;
+use super::object::remove_meta;
 use super::registry::Resource;
 use super::request::{Form, Objects, Query, Target};
 use super::selector::Filter;
@@ -78,8 +79,17 @@ impl Inner {
             (&Method::GET, false) => read::list(store, &target, &query, form),
             (&Method::POST, false) if in_one_namespace => {
                 let outcome = writes.create(&target, &query, parts, body).await?;
+                if query.dry_run()? {
+                    // What was not written has no version.
+                    let mut object = outcome.object.value.clone();
+                    remove_meta(&mut object, "resourceVersion");
+                    let shown = render::one(&target.resource, form, &object);
+                    return Answer::json(StatusCode::CREATED, &shown);
+                }
                 show(&target.resource, form, StatusCode::CREATED, &outcome)
             }
+            // Without a namespace there is nothing to create in.
+            (&Method::POST, false) => Err(Failure::no_such_path()),
             (&Method::PUT, true) => {
                 let outcome = writes.replace(&target, &query, parts, body).await?;
                 show(&target.resource, form, StatusCode::OK, &outcome)

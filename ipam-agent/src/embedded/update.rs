@@ -8,6 +8,7 @@ use super::failure::Failure;
 use super::object::{copy_field, finalizers, is_deleting, meta, meta_str, remove_meta, same_spec, set_meta};
 use super::registry::Resource;
 use super::request::{Objects, Query};
+use super::schema::cause;
 use super::store::Key;
 use super::validate::normalized;
 use super::write::{Writes, key_of};
@@ -66,15 +67,17 @@ impl Update {
         }
         remove_meta(&mut new, "selfLink");
         remove_meta(&mut new, "managedFields");
-        let mut new = normalized(resource, new, &self.query)?;
+        let mut new = normalized(resource, new, Some(old), &self.query)?;
 
         if is_deleting(old) {
             let held = finalizers(old);
             if let Some(added) = finalizers(&new).iter().find(|finalizer| !held.contains(finalizer)) {
                 let problem = format!(
-                    "Forbidden: no new finalizers can be added if the object is being deleted, found {added:?}"
+                    "Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers \
+                     []string{{{added:?}}}"
                 );
-                return Err(Failure::invalid(resource, name, "metadata.finalizers", &problem));
+                let causes = vec![cause("metadata.finalizers", "FieldValueForbidden", problem)];
+                return Err(Failure::invalid_fields(resource, name, causes));
             }
         }
         if !same_spec(old, &new) {
@@ -96,22 +99,20 @@ impl Update {
         let revision = meta_str(new, "resourceVersion");
         if revision.is_empty() {
             if !self.patch && !resource.unconditional_update {
-                let problem = "must be specified for an update";
-                return Err(Failure::invalid(resource, name, "metadata.resourceVersion", problem));
+                return Err(Failure::no_version(resource, name));
             }
         } else if revision != meta_str(old, "resourceVersion") {
             return Err(Failure::stale(resource, name));
         }
         let (given, actual) = (meta_str(new, "uid"), meta_str(old, "uid"));
         if !given.is_empty() && given != actual {
+            if self.patch {
+                let problem = format!("Invalid value: {given:?}: field is immutable");
+                return Err(Failure::invalid(resource, name, "metadata.uid", &problem));
+            }
             let why =
                 format!("Precondition failed: UID in precondition: {given}, UID in object meta: {actual}");
             return Err(Failure::conflict(resource, name, &why));
-        }
-        let created = meta_str(new, "creationTimestamp");
-        if !created.is_empty() && created != meta_str(old, "creationTimestamp") {
-            let problem = format!("Invalid value: {created:?}: field is immutable");
-            return Err(Failure::invalid(resource, name, "metadata.creationTimestamp", &problem));
         }
         Ok(())
     }

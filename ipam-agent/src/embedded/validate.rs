@@ -16,9 +16,9 @@ pub(super) fn check_kind(resource: &Resource, object: &mut Value) -> Result<(), 
     for (field, wanted) in [("apiVersion", resource.api_version()), ("kind", resource.kind.clone())] {
         let given = fields.entry(field).or_insert_with(|| wanted.clone().into());
         if *given != wanted {
-            return Err(Failure::bad_request(format!(
-                "{field} in the data ({given}) does not match the expected one ({wanted:?})"
-            )));
+            let problem = format!("Invalid value: {given}: must be {wanted}");
+            let name = meta_str(object, "name").to_owned();
+            return Err(Failure::invalid(resource, &name, field, &problem));
         }
     }
     Ok(())
@@ -50,17 +50,28 @@ pub(super) fn check_name(resource: &Resource, name: &str) -> Result<(), Failure>
         return Ok(());
     }
     let problem = format!(
-        "Invalid value: {name:?}: a lowercase RFC 1123 subdomain must consist of lower case alphanumeric \
-         characters, '-' or '.', start and end with an alphanumeric character, and have at most 253 characters"
+        "Invalid value: {name:?}: a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or \
+         '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
+         '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
     );
     Err(Failure::invalid(resource, name, "metadata.name", &problem))
 }
 
-/// Reads an object into its type and back. With `fieldValidation=Strict`, fields that the type does not have
-/// are refused; else they are dropped, as kube-apiserver prunes them.
-pub(super) fn normalized(resource: &Resource, object: Value, query: &Query) -> Result<Value, Failure> {
+/// Holds an object, which `old` becomes, against its schema, and reads it into its type and back. With
+/// `fieldValidation=Strict`, fields that the type does not have are refused; else they are dropped, as kube-apiserver
+/// prunes them.
+pub(super) fn normalized(
+    resource: &Resource,
+    object: Value,
+    old: Option<&Value>,
+    query: &Query,
+) -> Result<Value, Failure> {
     let given = (query.get("fieldValidation") == Some("Strict")).then(|| object.clone());
     let name = meta_str(&object, "name").to_owned();
+    let problems = resource.schema.as_ref().map(|schema| schema.problems(&object, old)).unwrap_or_default();
+    if !problems.is_empty() {
+        return Err(Failure::invalid_fields(resource, &name, problems));
+    }
     let normal = (resource.normalize)(object)
         .map_err(|invalid| Failure::invalid(resource, &name, &invalid.field, &invalid.problem))?;
     if let Some(given) = given {

@@ -59,11 +59,19 @@ pub(super) fn start(
     let asked = query.number("resourceVersion")?.filter(|revision| *revision > 0);
     let send_initial = query.get("sendInitialEvents").map(|value| value == "true");
     if send_initial.is_some() && query.get("resourceVersionMatch") != Some("NotOlderThan") {
-        return Err(Failure::invalid(
-            &resource,
-            "",
+        return Err(Failure::invalid_option(
+            "ListOptions",
             "resourceVersionMatch",
-            "sendInitialEvents needs resourceVersionMatch NotOlderThan",
+            "FieldValueForbidden",
+            "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        ));
+    }
+    if send_initial.is_none() && query.get("resourceVersionMatch").is_some() {
+        return Err(Failure::invalid_option(
+            "ListOptions",
+            "resourceVersionMatch",
+            "FieldValueForbidden",
+            "Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
         ));
     }
     let revisions = store.subscribe();

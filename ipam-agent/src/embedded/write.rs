@@ -11,6 +11,7 @@ use super::failure::Failure;
 use super::object::{copy_field, finalizers, is_deleting, meta, meta_str, now, remove_meta, set_meta};
 use super::registry::{Registry, Resource};
 use super::request::{self, Objects, Query};
+use super::schema::{cause, rules_not_checked};
 use super::store::{Key, KindId, Object, Store};
 use super::update::Update;
 use super::validate::{check_identity, check_kind, check_name, normalized};
@@ -92,26 +93,31 @@ impl Writes {
                 object["status"] = status.clone();
             }
         }
-        let object = normalized(resource, object, query)?;
         let prefix = meta_str(&object, "generateName").to_owned();
-        let name = meta_str(&object, "name").to_owned();
-        if name.is_empty() && prefix.is_empty() {
-            return Err(Failure::invalid(resource, "", "metadata.name", "name or generateName is required"));
+        let mut name = meta_str(&object, "name").to_owned();
+        let generated = name.is_empty();
+        if generated && prefix.is_empty() {
+            let problem = "Required value: name or generateName is required".to_owned();
+            let causes = vec![cause("metadata.name", "FieldValueRequired", problem), rules_not_checked()];
+            return Err(Failure::invalid_fields(resource, "", causes));
         }
+        if generated {
+            // Before the rules, which may be about it.
+            name = format!("{prefix}{}", suffix());
+            set_meta(&mut object, "name", name.clone().into());
+        }
+        let object = normalized(resource, object, None, query)?;
         let dry_run = query.dry_run()?;
         if resource.namespaced && !dry_run {
             self.ensure_namespace(&namespace).await?;
         }
-        if !name.is_empty() {
-            return self.insert(resource, &namespace, &name, object, dry_run).await;
-        }
-        let mut outcome = Err(Failure::internal("no name was tried"));
-        for _ in 0..NAME_ATTEMPTS {
-            let name = format!("{prefix}{}", suffix());
-            outcome = self.insert(resource, &namespace, &name, object.clone(), dry_run).await;
-            if !outcome.as_ref().is_err_and(Failure::is_already_exists) {
+        let mut outcome = self.insert(resource, &namespace, &name, object.clone(), dry_run).await;
+        for _ in 1..NAME_ATTEMPTS {
+            if !generated || !outcome.as_ref().is_err_and(Failure::is_already_exists) {
                 break;
             }
+            name = format!("{prefix}{}", suffix());
+            outcome = self.insert(resource, &namespace, &name, object.clone(), dry_run).await;
         }
         outcome
     }
@@ -184,8 +190,9 @@ impl Writes {
             let mut object = old.clone();
             match &patch {
                 Patch::Merge(patch) => json_patch::merge(&mut object, patch),
-                Patch::Json(patch) => json_patch::patch(&mut object, patch)
-                    .map_err(|error| Failure::invalid(&resource, &key.name, "patch", &error.to_string()))?,
+                Patch::Json(patch) => {
+                    json_patch::patch(&mut object, patch).map_err(|_| Failure::unfit_patch())?
+                }
             }
             check_kind(&resource, &mut object)?;
             check_identity(&key, &mut object)?;
@@ -294,11 +301,8 @@ impl Preconditions {
             [("UID", "uid", &self.uid), ("ResourceVersion", "resourceVersion", &self.resource_version)];
         for (title, field, wanted) in fields {
             let actual = meta_str(&current.value, field);
-            if let Some(wanted) = wanted
-                && wanted != actual
-            {
-                let why = format!("{title} in precondition: {wanted}, {title} in object meta: {actual}");
-                return Err(Failure::conflict(resource, name, &format!("Precondition failed: {why}")));
+            if let Some(wanted) = wanted.as_deref().filter(|wanted| *wanted != actual) {
+                return Err(Failure::precondition(resource, name, title, wanted, actual));
             }
         }
         Ok(())

@@ -1,5 +1,7 @@
 //! The one thread that writes. It takes all writes that wait, decides them one after the other, and puts them
 //! on the disk in one transaction, so that many writers share one fsync.
+//!
+//! A transaction that fails ends it: redb writes no more to a file that has failed once before it is opened anew.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::disk::Disk;
 use super::failure::Failure;
@@ -57,7 +59,10 @@ enum Order {
 
 /// The way to the writer thread, which ends when the last of these is dropped.
 #[derive(Clone)]
-pub(super) struct Writer(mpsc::Sender<Order>);
+pub(super) struct Writer {
+    orders: mpsc::Sender<Order>,
+    failure: watch::Receiver<Option<String>>,
+}
 
 impl Writer {
     /// Starts the thread, after writing those of `first` that are not there yet.
@@ -76,11 +81,12 @@ impl Writer {
             }
         }
         batch.persist(&desk.disk, &desk.store, &desk.registry)?;
+        let (fail, failure) = watch::channel(None);
         std::thread::Builder::new()
             .name("api-writer".to_owned())
-            .spawn(move || desk.run(queue))
+            .spawn(move || desk.run(queue, &fail))
             .context("cannot start the API's writer thread")?;
-        Ok(Self(sender))
+        Ok(Self { orders: sender, failure })
     }
 
     /// Decides and writes. The answer comes when the disk has it; when the caller gives up waiting, the write
@@ -94,16 +100,26 @@ impl Writer {
     ) -> Result<Outcome, Failure> {
         let (answer, receiver) = oneshot::channel();
         let write = Write { kind, key, dry_run, decide, answer };
-        self.0.send(Order::Write(write)).await.map_err(|_| Failure::closed())?;
+        self.orders.send(Order::Write(write)).await.map_err(|_| Failure::closed())?;
         receiver.await.map_err(|_| Failure::closed())?
     }
 
     /// Finishes the writes that wait, and closes the file.
     pub async fn close(&self) {
         let (answer, receiver) = oneshot::channel();
-        if self.0.send(Order::Close(answer)).await.is_ok() {
+        if self.orders.send(Order::Close(answer)).await.is_ok() {
             // An error means that the thread has ended, which is what was asked for.
             let _ = receiver.await;
+        }
+    }
+
+    /// Waits for a write that fails, and says why it did. For ever if the file is closed before.
+    pub async fn failed(&self) -> String {
+        let mut failure = self.failure.clone();
+        let failed = failure.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+        match failed {
+            Some(why) => why,
+            None => std::future::pending().await,
         }
     }
 }
@@ -115,9 +131,10 @@ struct Desk {
 }
 
 impl Desk {
-    fn run(self, mut queue: mpsc::Receiver<Order>) {
-        let mut closing = None;
+    fn run(self, mut queue: mpsc::Receiver<Order>, fail: &watch::Sender<Option<String>>) {
+        let (mut closing, mut failed) = (None, None);
         while closing.is_none()
+            && failed.is_none()
             && let Some(order) = queue.blocking_recv()
         {
             let mut batch = Batch::new(&self.store);
@@ -134,10 +151,13 @@ impl Desk {
                     next = queue.try_recv().ok();
                 }
             }
-            batch.commit(&self.disk, &self.store, &self.registry);
+            failed = batch.commit(&self.disk, &self.store, &self.registry).err();
         }
         self.store.close();
         drop(self.disk);
+        if failed.is_some() {
+            fail.send_replace(failed);
+        }
         if let Some(answer) = closing {
             // Whoever closed may have gone.
             let _ = answer.send(());
@@ -259,14 +279,18 @@ impl Batch {
         Ok(())
     }
 
-    fn commit(mut self, disk: &Disk, store: &Store, registry: &Registry) {
+    /// Persists, and answers everybody.
+    fn commit(mut self, disk: &Disk, store: &Store, registry: &Registry) -> Result<(), String> {
         let persisted = self.persist(disk, store, registry).map_err(|error| {
             tracing::error!("{error:#}");
-            Failure::internal(format!("{error:#}; nothing was changed"))
+            format!("{error:#}")
         });
+        let failure = |why: String| Failure::internal(format!("{why}; nothing was changed"));
         for (answer, outcome) in self.answers {
             // The caller may have gone.
-            let _ = answer.send(outcome.and_then(|outcome| persisted.clone().map(|()| outcome)));
+            let persisted = persisted.clone().map_err(failure);
+            let _ = answer.send(outcome.and_then(|outcome| persisted.map(|()| outcome)));
         }
+        persisted
     }
 }

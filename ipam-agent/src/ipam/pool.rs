@@ -1,25 +1,21 @@
-//! Where an address comes from and which ENI carries it: pack the fullest ENI first, then a new ENI in the
-//! same-zone subnet with most free addresses.
+//! Where addresses come from and which ENI carries them: pack the fullest ENI first, then a new ENI in the
+//! same-zone subnet with most free addresses. The addresses of one pod are all on one ENI.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use super::family::{Families, Family};
 
-/// A subnet.
-#[derive(Clone, Debug)]
-pub struct SubnetView {
-    /// The cloud's name.
-    pub id: String,
-    /// Its zone.
-    pub zone: String,
-    /// All its addresses.
-    pub cidr: Ipv4Net,
-    /// Next hop; no pod can have it.
-    pub gateway: Ipv4Addr,
-    /// Addresses that the cloud says are free; it knows of users outside the cluster.
-    pub available: u64,
-}
+pub mod collect;
+mod name;
+mod shortage;
+mod subnet;
+pub mod warm;
+
+pub use name::eni_name;
+pub use shortage::Shortage;
+pub use subnet::{NetView, Reservation, SubnetView};
 
 /// An ENI that may carry pods of the node.
 #[derive(Clone, Debug)]
@@ -28,10 +24,12 @@ pub struct EniView {
     pub id: String,
     /// Its subnet.
     pub subnet_id: String,
-    /// Its secondary addresses.
-    pub ips: BTreeSet<Ipv4Addr>,
+    /// Its secondary addresses, of all families.
+    pub ips: BTreeSet<IpAddr>,
+    /// Those of them that nobody owns: they are given first, for they cost no call of the cloud.
+    pub warm: BTreeSet<IpAddr>,
     /// The only addresses it can be given; `None`: any of its subnet.
-    pub assignable: Option<BTreeSet<Ipv4Addr>>,
+    pub assignable: Option<BTreeSet<IpAddr>>,
 }
 
 /// A node.
@@ -41,229 +39,239 @@ pub struct NodeView {
     pub zone: String,
     /// Secondary ENIs that it can take.
     pub max_enis: usize,
-    /// Secondary addresses of one ENI.
+    /// Secondary addresses of one ENI, of each family.
     pub max_ips_per_eni: usize,
     /// The secondary ENIs it has.
     pub enis: Vec<EniView>,
 }
 
+impl NodeView {
+    /// Addresses of an ENI that is full: its own and its pods'.
+    fn eni_quota(&self) -> u64 {
+        self.max_ips_per_eni as u64 + 1
+    }
+}
+
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Wish {
-    /// The claim holds this address already.
-    pub held: Option<Ipv4Addr>,
-    /// The pod wants this address and no other.
-    pub nominated_ip: Option<Ipv4Addr>,
-    /// The pod wants an address of these subnets; empty: any.
+    /// The families of which the pod shall have an address.
+    pub families: Families,
+    /// The claim holds these addresses already. Their families are asked for too.
+    pub held: Vec<IpAddr>,
+    /// Subnets of held addresses. They count even where the subnet's CIDR says otherwise, or it has none any more.
+    pub homes: Vec<(IpAddr, String)>,
+    /// The pod wants these addresses and no others of their families.
+    pub nominated: Vec<IpAddr>,
+    /// The pod wants addresses of these subnets; empty: any.
     pub subnets: Vec<String>,
 }
 
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Placement {
-    /// This address, on this ENI of the node.
+    /// These addresses, on this ENI of the node.
     OnEni {
         /// The ENI.
         eni_id: String,
         /// Its subnet.
         subnet_id: String,
-        /// The address.
-        ip: Ipv4Addr,
+        /// The addresses, one of each family that is asked for.
+        ips: Vec<IpAddr>,
     },
     /// The node needs another ENI, in this subnet. Ask again when it has it.
     NewEni {
         /// The subnet.
         subnet_id: String,
+        /// A free address for the ENI itself.
+        primary: IpAddr,
     },
 }
 
-/// Why there is no place.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Shortage {
-    /// A nominated or held address that lies in no subnet of ours.
-    #[error("address {0} lies in no configured subnet; nominate one of {1}, or add its subnet")]
-    Outside(Ipv4Addr, String),
-    /// The nominated address is one that no pod can have.
-    #[error("address {0} is reserved by the cloud in subnet {1}; nominate another")]
-    Reserved(Ipv4Addr, String),
-    /// The nominated address has another owner.
-    #[error("address {0} is taken; nominate another or release its owner (kubectl get vip {0})")]
-    Taken(Ipv4Addr),
-    /// The address's subnet lies in another zone than the node.
-    #[error("address {ip} belongs to subnet {subnet} of zone {subnet_zone}, the node is in zone {node_zone}")]
-    OtherZone {
-        /// The address.
-        ip: Ipv4Addr,
-        /// Its subnet.
-        subnet: String,
-        /// Zone of the subnet.
-        subnet_zone: String,
-        /// Zone of the node.
-        node_zone: String,
-    },
-    /// No subnet that may be used has a free address.
-    #[error("no free address: {0}")]
-    SubnetsExhausted(String),
-    /// The node's ENIs are full, and it can take no more.
-    #[error(
-        "the node's {enis} ENIs (of {max_enis}) hold {ips} addresses (of {max_ips}) and none can take one more{hint}"
-    )]
-    NodeFull {
-        /// ENIs it has.
-        enis: usize,
-        /// ENIs it can have.
-        max_enis: usize,
-        /// Addresses on them.
-        ips: usize,
-        /// Addresses they could have.
-        max_ips: usize,
-        /// More about the one subnet that was asked for.
-        hint: String,
-    },
-}
+/// One family of a wish: this address, or any.
+type Wanted = (Family, Option<IpAddr>);
 
-impl SubnetView {
-    /// Addresses that a pod or an ENI can have: all but the first two and the last (the cloud's), and the
-    /// gateway.
-    fn is_usable(&self, ip: Ipv4Addr) -> bool {
-        let (first, last) = (u32::from(self.cidr.network()), u32::from(self.cidr.broadcast()));
-        let ip = u32::from(ip);
-        ip >= first + 2 && ip < last && ip != u32::from(self.gateway)
-    }
-
-    /// Free addresses: what we know to be taken, and what the cloud knows.
-    #[must_use]
-    pub fn free(&self, taken: &BTreeSet<Ipv4Addr>) -> u64 {
-        let (first, last) =
-            (u64::from(u32::from(self.cidr.network())), u64::from(u32::from(self.cidr.broadcast())));
-        let usable = (last + 1 - first).saturating_sub(3);
-        let taken = taken
-            .range(self.cidr.network()..=self.cidr.broadcast())
-            .filter(|ip| self.is_usable(**ip))
-            .count();
-        usable.saturating_sub(taken as u64).min(self.available)
-    }
-
-    /// A free address, found by walking from a place that `salt` chooses: two controllers that choose at the
-    /// same time seldom collide, and an address given back is seldom the next one given out.
-    fn pick(&self, taken: &BTreeSet<Ipv4Addr>, salt: u64) -> Option<Ipv4Addr> {
-        let first = u32::from(self.cidr.network());
-        let size = u64::from(u32::from(self.cidr.broadcast()) - first) + 1;
-        (0..size)
-            .map(|step| {
-                Ipv4Addr::from(first + u32::try_from((salt % size + step) % size).expect("below 2^32"))
+impl Wish {
+    /// What is wanted of each family.
+    fn wanted(&self, node: &NodeView, taken: &BTreeSet<IpAddr>) -> Result<Vec<Wanted>, Shortage> {
+        let taken = |ip: &IpAddr| taken.contains(ip) && node.enis.iter().all(|eni| !eni.warm.contains(ip));
+        for ip in &self.nominated {
+            if !self.families.contains(Family::of(*ip)) {
+                return Err(Shortage::OtherFamily(*ip, self.families.clone()));
+            }
+        }
+        let families: Families =
+            self.families.iter().chain(self.held.iter().map(|ip| Family::of(*ip))).collect();
+        let of = |ips: &[IpAddr], family| ips.iter().copied().find(|ip| Family::of(*ip) == family);
+        families
+            .iter()
+            .map(|family| match (of(&self.held, family), of(&self.nominated, family)) {
+                (Some(held), _) => Ok((family, Some(held))),
+                (None, Some(nominated)) if taken(&nominated) => Err(Shortage::Taken(nominated)),
+                (None, nominated) => Ok((family, nominated)),
             })
-            .find(|ip| self.is_usable(*ip) && !taken.contains(ip))
+            .collect()
     }
 }
 
-/// Finds a place for an address on a node. `taken` are all addresses known to have an owner, the held one
-/// included.
+impl EniView {
+    /// Addresses of one family.
+    fn count(&self, family: Family) -> usize {
+        self.ips.iter().filter(|ip| Family::of(**ip) == family).count()
+    }
+
+    /// An address for what is wanted; `None`: it has none.
+    fn serve(
+        &self,
+        (family, wanted): Wanted,
+        subnet: &SubnetView,
+        max: usize,
+        taken: &BTreeSet<IpAddr>,
+        salt: u64,
+    ) -> Option<IpAddr> {
+        if let Some(ip) = wanted.filter(|ip| self.ips.contains(ip)) {
+            return Some(ip);
+        }
+        let warm = self.warm.iter().copied().find(|ip| Family::of(*ip) == family && !subnet.closed);
+        if wanted.is_none() && warm.is_some() {
+            return warm;
+        }
+        let net = subnet.net(family).filter(|_| self.count(family) < max)?;
+        match (wanted, &self.assignable) {
+            (Some(ip), None) => Some(ip),
+            (Some(ip), Some(list)) => Some(ip).filter(|ip| list.contains(ip)),
+            (None, Some(list)) => {
+                let free: Vec<_> =
+                    list.difference(taken).filter(|ip| Family::of(**ip) == family).copied().collect();
+                let at = salt.checked_rem(free.len() as u64)?;
+                free.get(usize::try_from(at).ok()?).copied()
+            }
+            (None, None) if net.available == 0 || subnet.closed => None,
+            (None, None) => net.pick(taken, salt),
+        }
+    }
+}
+
+/// Finds a place for a pod's addresses on a node: all of them, or none. `taken` are all addresses known to be in use: those
+/// with an owner, the held ones included, and those on an ENI, the warm ones included.
 ///
 /// # Errors
 /// Why there is none, with the numbers.
 pub fn place(
     node: &NodeView,
     subnets: &[SubnetView],
-    taken: &BTreeSet<Ipv4Addr>,
+    taken: &BTreeSet<IpAddr>,
     wish: &Wish,
     salt: u64,
 ) -> Result<Placement, Shortage> {
-    let wanted = match (wish.held, wish.nominated_ip) {
-        (Some(held), _) => Some(held),
-        (None, Some(nominated)) if taken.contains(&nominated) => return Err(Shortage::Taken(nominated)),
-        (None, nominated) => nominated,
-    };
-    let allowed: Vec<&SubnetView> = match wanted {
-        Some(ip) => vec![subnet_of(ip, node, subnets, wish.held.is_some())?],
-        None => subnets
-            .iter()
-            .filter(|subnet| subnet.zone == node.zone)
-            .filter(|subnet| wish.subnets.is_empty() || wish.subnets.contains(&subnet.id))
-            .collect(),
-    };
-    if let Some(eni) = wanted.and_then(|ip| node.enis.iter().find(|eni| eni.ips.contains(&ip))) {
-        return Ok(on(eni, wanted.expect("just used")));
-    }
+    let wanted = wish.wanted(node, taken)?;
+    let allowed = allowed(node, subnets, &wanted, wish)?;
 
-    let mut by_fullness: Vec<(&EniView, &SubnetView)> = node
+    let mut candidates: Vec<(&EniView, &SubnetView)> = node
         .enis
         .iter()
-        .filter(|eni| eni.ips.len() < node.max_ips_per_eni)
         .filter_map(|eni| Some((eni, *allowed.iter().find(|subnet| subnet.id == eni.subnet_id)?)))
         .collect();
-    by_fullness.sort_by_key(|(eni, _)| (std::cmp::Reverse(eni.ips.len()), eni.id.clone()));
-    for (eni, subnet) in by_fullness {
-        let fits = |ip: &Ipv4Addr| eni.assignable.as_ref().is_none_or(|list| list.contains(ip));
-        let found = match (wanted, &eni.assignable) {
-            (Some(ip), _) => Some(ip).filter(fits),
-            (None, Some(list)) => {
-                let free: Vec<_> = list.difference(taken).collect();
-                (!free.is_empty())
-                    .then(|| *free[usize::try_from(salt % free.len() as u64).expect("an index")])
-            }
-            (None, None) if subnet.available == 0 => None,
-            (None, None) => subnet.pick(taken, salt),
-        };
-        if let Some(ip) = found {
-            return Ok(on(eni, ip));
+    candidates.sort_by_key(|(eni, _)| {
+        let there = wanted.iter().filter(|(_, ip)| ip.is_some_and(|ip| eni.ips.contains(&ip))).count();
+        let warm = wanted.iter().all(|(family, _)| eni.warm.iter().any(|ip| Family::of(*ip) == *family));
+        (Reverse(there), Reverse(warm), Reverse(eni.ips.len()), eni.id.clone())
+    });
+    for (eni, subnet) in candidates {
+        let serve = |wanted: &Wanted| eni.serve(*wanted, subnet, node.max_ips_per_eni, taken, salt);
+        if let Some(ips) = wanted.iter().map(serve).collect() {
+            return Ok(Placement::OnEni { eni_id: eni.id.clone(), subnet_id: eni.subnet_id.clone(), ips });
         }
     }
 
-    // A new ENI takes one address for itself.
-    let needs = if wanted.is_some() { 1 } else { 2 };
-    let best = allowed.iter().max_by_key(|subnet| (subnet.free(taken), std::cmp::Reverse(&subnet.id)));
+    let quota = node.eni_quota();
+    let best = allowed.iter().max_by_key(|subnet| {
+        let room = subnet.has_room_for_eni(&wanted, taken);
+        (room && subnet.can_reserve(quota), room, subnet.free(taken), Reverse(&subnet.id))
+    });
     match best {
-        Some(best) if best.free(taken) >= needs && node.enis.len() < node.max_enis => {
-            Ok(Placement::NewEni { subnet_id: best.id.clone() })
+        None => Err(Shortage::no_subnet(node, wish)),
+        Some(best) if !best.has_room_for_eni(&wanted, taken) => {
+            Err(Shortage::subnets_exhausted(&allowed, &wanted, taken))
         }
-        Some(best) if best.free(taken) >= needs => Err(Shortage::NodeFull {
-            enis: node.enis.len(),
-            max_enis: node.max_enis,
-            ips: node.enis.iter().map(|eni| eni.ips.len()).sum(),
-            max_ips: node.max_enis * node.max_ips_per_eni,
-            hint: wanted.map(|ip| format!(" in subnet {}, where {ip} lives", best.id)).unwrap_or_default(),
-        }),
-        Some(_) => Err(Shortage::SubnetsExhausted(
-            allowed
-                .iter()
-                .map(|s| {
-                    format!(
-                        "subnet {} ({}) has {} free, an ENI and its pod need {needs}",
-                        s.id,
-                        s.cidr,
-                        s.free(taken)
-                    )
-                })
-                .collect::<Vec<_>>()
-                .join("; "),
-        )),
-        None if wish.subnets.is_empty() => {
-            Err(Shortage::SubnetsExhausted(format!("no subnet of zone {} is configured; add one", node.zone)))
+        Some(best) if node.enis.len() >= node.max_enis => Err(Shortage::node_full(node, best, &wanted)),
+        Some(best) if !best.can_reserve(quota) => Err(Shortage::fully_reserved(&allowed, quota)),
+        Some(best) => {
+            let mut taken = taken.clone();
+            taken.extend(wanted.iter().filter_map(|(_, ip)| *ip));
+            let primary = best.net(Family::V4).and_then(|net| net.pick(&taken, salt));
+            match primary {
+                Some(primary) => Ok(Placement::NewEni { subnet_id: best.id.clone(), primary }),
+                None => Err(Shortage::subnets_exhausted(&allowed, &wanted, &taken)),
+            }
         }
-        None => Err(Shortage::SubnetsExhausted(format!(
-            "none of the nominated subnets ({}) is a configured subnet of zone {}",
-            wish.subnets.join(", "),
-            node.zone
-        ))),
     }
 }
 
-fn on(eni: &EniView, ip: Ipv4Addr) -> Placement {
-    Placement::OnEni { eni_id: eni.id.clone(), subnet_id: eni.subnet_id.clone(), ip }
+/// The subnets that may be used: of the node's zone, with all the families, and where an address is given, its own.
+fn allowed<'a>(
+    node: &NodeView,
+    subnets: &'a [SubnetView],
+    wanted: &[Wanted],
+    wish: &Wish,
+) -> Result<Vec<&'a SubnetView>, Shortage> {
+    let mut given: Option<(IpAddr, &SubnetView)> = None;
+    for ip in wanted.iter().filter_map(|(_, ip)| *ip) {
+        let subnet = subnet_of(ip, node, subnets, wish)?;
+        match given {
+            Some((other, at)) if at.id != subnet.id => {
+                return Err(Shortage::Apart {
+                    ip: other,
+                    subnet: at.id.clone(),
+                    other: ip,
+                    other_subnet: subnet.id.clone(),
+                });
+            }
+            _ => given = Some((ip, subnet)),
+        }
+    }
+    let mut allowed: Vec<&SubnetView> = match given {
+        Some((_, subnet)) => vec![subnet],
+        None => subnets
+            .iter()
+            .filter(|subnet| subnet.zone == node.zone && !subnet.closed)
+            .filter(|subnet| match wish.subnets.is_empty() {
+                true => !subnet.nominated_only,
+                false => wish.subnets.contains(&subnet.id),
+            })
+            .collect(),
+    };
+    for (family, _) in wanted {
+        let before: Vec<String> = allowed.iter().map(|subnet| subnet.id.clone()).collect();
+        allowed.retain(|subnet| subnet.net(*family).is_some());
+        if allowed.is_empty() && !before.is_empty() {
+            return Err(Shortage::NoCidr(*family, before.join(", ")));
+        }
+    }
+    Ok(allowed)
 }
 
 fn subnet_of<'a>(
-    ip: Ipv4Addr,
+    ip: IpAddr,
     node: &NodeView,
     subnets: &'a [SubnetView],
-    held: bool,
+    wish: &Wish,
 ) -> Result<&'a SubnetView, Shortage> {
-    let Some(subnet) = subnets.iter().find(|subnet| subnet.cidr.contains(&ip)) else {
-        let known: Vec<String> = subnets.iter().map(|subnet| subnet.cidr.to_string()).collect();
+    let held = wish.held.contains(&ip);
+    let home = wish.homes.iter().find(|(of, _)| *of == ip).map(|(_, subnet)| subnet);
+    let contains =
+        |subnet: &&SubnetView| subnet.net(Family::of(ip)).is_some_and(|net| net.cidr.contains(&ip));
+    let by_id = home.and_then(|home| subnets.iter().find(|subnet| subnet.id == *home));
+    let Some(subnet) = by_id.or_else(|| subnets.iter().find(contains)) else {
+        if let Some(home) = home {
+            return Err(Shortage::SubnetRemoved(ip, home.clone()));
+        }
+        let known = subnets.iter().filter(|subnet| !subnet.closed);
+        let known: Vec<String> =
+            known.filter_map(|subnet| Some(subnet.net(Family::of(ip))?.cidr.to_string())).collect();
         return Err(Shortage::Outside(ip, known.join(", ")));
     };
-    if !held && !subnet.is_usable(ip) {
+    if !held && !subnet.net(Family::of(ip)).is_some_and(|net| net.is_usable(ip)) {
         return Err(Shortage::Reserved(ip, subnet.id.clone()));
     }
     if subnet.zone != node.zone {
@@ -273,6 +281,10 @@ fn subnet_of<'a>(
             subnet_zone: subnet.zone.clone(),
             node_zone: node.zone.clone(),
         });
+    }
+    let on_an_eni = || node.enis.iter().any(|eni| eni.subnet_id == subnet.id);
+    if subnet.closed && (!held || !on_an_eni()) {
+        return Err(Shortage::SubnetRemoved(ip, subnet.id.clone()));
     }
     Ok(subnet)
 }

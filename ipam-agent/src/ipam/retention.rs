@@ -21,6 +21,7 @@ pub fn expires_at(detached_at: Timestamp, keep: Option<Duration>) -> Option<Time
 /// * `now`: this machine's wall clock, which may be wrong.
 /// * `keep`: the retention that was asked for.
 /// * `watched`: how long this process has seen the address unused, by its monotonic clock.
+/// * `observation`: how long it must have, or for the whole retention when that is shorter; see [`OBSERVATION`].
 ///
 /// # Errors
 /// How long to wait before asking again; `None`: nothing but an event can change the answer.
@@ -29,10 +30,11 @@ pub fn may_reclaim(
     now: Timestamp,
     keep: Option<Duration>,
     watched: Duration,
+    observation: Duration,
 ) -> Result<(), Option<Duration>> {
     let (Some(expire_at), Some(keep)) = (expire_at, keep) else { return Err(None) };
     let by_wall = Duration::try_from(expire_at.duration_since(now)).unwrap_or(Duration::ZERO);
-    let by_watch = keep.min(OBSERVATION).saturating_sub(watched);
+    let by_watch = keep.min(observation).saturating_sub(watched);
     match by_wall.max(by_watch) {
         Duration::ZERO => Ok(()),
         left => Err(Some(left)),
@@ -58,7 +60,7 @@ mod tests {
         ) {
             let keep = Duration::from_secs(keep);
             let watched = Duration::from_secs(watched);
-            let answer = may_reclaim(expires_at(at(detached), Some(keep)), at(detached.saturating_add(jump).max(0)), Some(keep), watched);
+            let answer = may_reclaim(expires_at(at(detached), Some(keep)), at(detached.saturating_add(jump).max(0)), Some(keep), watched, OBSERVATION);
             if answer.is_ok() {
                 prop_assert!(watched >= keep.min(OBSERVATION));
             }
@@ -73,6 +75,7 @@ mod tests {
                 at(detached + i64::try_from(after).unwrap()),
                 Some(keep),
                 Duration::from_secs(after),
+                OBSERVATION,
             );
             if after >= keep.as_secs() {
                 prop_assert_eq!(answer, Ok(()));
@@ -87,9 +90,9 @@ mod tests {
             let keep = Duration::from_secs(keep);
             let expire = expires_at(at(detached), Some(keep));
             let now = at(detached + i64::try_from(after).unwrap());
-            if let Err(Some(left)) = may_reclaim(expire, now, Some(keep), Duration::from_secs(watched)) {
+            if let Err(Some(left)) = may_reclaim(expire, now, Some(keep), Duration::from_secs(watched), OBSERVATION) {
                 let later = now.checked_add(jiff::SignedDuration::try_from(left).unwrap()).unwrap();
-                prop_assert_eq!(may_reclaim(expire, later, Some(keep), Duration::from_secs(watched) + left), Ok(()));
+                prop_assert_eq!(may_reclaim(expire, later, Some(keep), Duration::from_secs(watched) + left, OBSERVATION), Ok(()));
             }
         }
     }
@@ -99,6 +102,6 @@ mod tests {
         assert_eq!(expires_at(at(0), None), None);
         assert_eq!(expires_at(at(0), Some(Duration::MAX)), None);
         let long = Duration::from_secs(u64::from(u32::MAX));
-        assert_eq!(may_reclaim(None, at(4_000_000_000), Some(OBSERVATION), long), Err(None));
+        assert_eq!(may_reclaim(None, at(4_000_000_000), Some(OBSERVATION), long, OBSERVATION), Err(None));
     }
 }

@@ -1,21 +1,23 @@
 //! What changes in the namespace, told by the kernel.
 
-use std::{net::Ipv4Addr, pin::Pin, task::Poll};
+use std::{net::IpAddr, pin::Pin, task::Poll};
 
 use futures::{Stream, StreamExt as _};
 use netlink_packet_core::NetlinkPayload;
-use netlink_packet_route::{RouteNetlinkMessage, link::LinkAttribute};
+use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::MulticastGroup;
 
-use super::{NetlinkError, neighbour};
+use super::{Link, NetlinkError, neighbour, route};
 
 /// A change. Says where to look, not what is there: by the time it is read more may have changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A device came, went or changed.
     Link {
-        /// Its name.
-        name: String,
+        /// What it is, or was.
+        link: Box<Link>,
+        /// It went.
+        gone: bool,
     },
     /// An address came or went.
     Address,
@@ -24,13 +26,26 @@ pub enum Event {
         /// Index of the device.
         ifindex: u32,
         /// The neighbour's address.
-        ip: Ipv4Addr,
+        ip: IpAddr,
+    },
+    /// A default route came or went.
+    DefaultRoute,
+    /// A route to a single address in the main table came or went.
+    Route {
+        /// The address.
+        ip: IpAddr,
+        /// Index of its device.
+        ifindex: Option<u32>,
+        /// Whether it bears the mark of ours, [`super::ROUTE_PROTOCOL`].
+        ours: bool,
+        /// It went.
+        gone: bool,
     },
     /// Events were lost: look everywhere.
     Overrun,
 }
 
-/// The stream of events of links, IPv4 addresses and neighbours.
+/// The stream of events of links, addresses, neighbours and routes.
 pub struct Events(Pin<Box<dyn Stream<Item = Event> + Send>>);
 
 impl Events {
@@ -39,11 +54,18 @@ impl Events {
     /// # Errors
     /// When the kernel gives no socket.
     pub fn subscribe() -> Result<Self, NetlinkError> {
-        let groups = [MulticastGroup::Link, MulticastGroup::Neigh, MulticastGroup::Ipv4Ifaddr];
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Neigh,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+        ];
         let (connection, handle, messages) =
             rtnetlink::new_multicast_connection(&groups).map_err(|source| NetlinkError {
                 action: "subscribe to",
-                object: "link, address and neighbour events".into(),
+                object: "link, address, neighbour and route events".into(),
                 source,
             })?;
         tokio::spawn(connection);
@@ -67,13 +89,14 @@ impl Stream for Events {
 fn event(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<Event> {
     match payload {
         NetlinkPayload::InnerMessage(message) => match message {
-            RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
-                let name = link.attributes.into_iter().find_map(|attribute| match attribute {
-                    LinkAttribute::IfName(name) => Some(name),
-                    _ => None,
-                });
-                Some(Event::Link { name: name? })
+            RouteNetlinkMessage::NewLink(link) => {
+                Some(Event::Link { link: Box::new(link.into()), gone: false })
             }
+            RouteNetlinkMessage::DelLink(link) => {
+                Some(Event::Link { link: Box::new(link.into()), gone: true })
+            }
+            RouteNetlinkMessage::NewRoute(route) => route::event(&route, false),
+            RouteNetlinkMessage::DelRoute(route) => route::event(&route, true),
             RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) => Some(Event::Address),
             RouteNetlinkMessage::NewNeighbour(message) | RouteNetlinkMessage::DelNeighbour(message) => {
                 let (ifindex, ip, _) = neighbour::parse(&message)?;

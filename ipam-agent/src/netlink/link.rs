@@ -9,7 +9,7 @@ use netlink_packet_route::link::{
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 use rustix::io::Errno;
 
-use super::{Netlink, NetlinkError, collect, failed};
+use super::{DeviceSettings, Netlink, NetlinkError, collect, failed};
 
 /// A network device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct Link {
     pub up: bool,
     /// Kind of a virtual device (`veth`, `vlan`, …); empty for hardware.
     pub kind: String,
+    /// Its settings.
+    pub settings: DeviceSettings,
 }
 
 /// A veth pair to be made.
@@ -54,6 +56,7 @@ impl From<LinkMessage> for Link {
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
             kind: String::new(),
+            settings: DeviceSettings::default(),
         };
         for attribute in message.attributes {
             match attribute {
@@ -62,6 +65,7 @@ impl From<LinkMessage> for Link {
                     link.mac = octets.try_into().map_or(Mac::ZERO, |octets| Mac { octets });
                 }
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::AfSpecUnspec(spec) => link.settings.read(&spec),
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
                         if let LinkInfo::Kind(kind) = info {
@@ -93,6 +97,18 @@ impl Netlink {
     /// When the kernel refuses.
     pub async fn link_by_name(&self, name: &str) -> Result<Option<Link>, NetlinkError> {
         match collect(self.handle.link().get().match_name(name).execute(), "a link").await {
+            Ok(links) => Ok(links.into_iter().next().map(Link::from)),
+            Err(error) if error.is(Errno::NODEV) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The device of this index.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn link_by_index(&self, index: u32) -> Result<Option<Link>, NetlinkError> {
+        match collect(self.handle.link().get().match_index(index).execute(), "a link").await {
             Ok(links) => Ok(links.into_iter().next().map(Link::from)),
             Err(error) if error.is(Errno::NODEV) => Ok(None),
             Err(error) => Err(error),
@@ -137,6 +153,36 @@ impl Netlink {
         let message = LinkUnspec::new_with_index(index).up().build();
         let set = self.handle.link().set(message).execute().await;
         set.map_err(failed("set up", format!("link {index}")))
+    }
+
+    /// Gives a device its MAC, MTU and name: those that are `Some`. A kernel before 6.2 renames only what is down:
+    /// `EBUSY`.
+    ///
+    /// # Errors
+    /// When there is no such device, the name is taken, or the kernel refuses.
+    pub async fn change_link(
+        &self,
+        index: u32,
+        name: Option<&str>,
+        mac: Option<Mac>,
+        mtu: Option<u32>,
+    ) -> Result<(), NetlinkError> {
+        let mut message = LinkUnspec::new_with_index(index).build();
+        message.attributes.extend(name.map(|name| LinkAttribute::IfName(name.to_owned())));
+        message.attributes.extend(mac.map(|mac| LinkAttribute::Address(mac.octets.to_vec())));
+        message.attributes.extend(mtu.map(LinkAttribute::Mtu));
+        let set = self.handle.link().set(message).execute().await;
+        set.map_err(failed("change", format!("link {index}")))
+    }
+
+    /// Sets a device down.
+    ///
+    /// # Errors
+    /// When there is no such device, or the kernel refuses.
+    pub async fn set_down(&self, index: u32) -> Result<(), NetlinkError> {
+        let message = LinkUnspec::new_with_index(index).down().build();
+        let set = self.handle.link().set(message).execute().await;
+        set.map_err(failed("set down", format!("link {index}")))
     }
 
     /// Deletes a device; not an error when it is gone.

@@ -1,6 +1,8 @@
 //! Neighbours: the MAC of an ENI's gateway.
 
-use std::net::{IpAddr, Ipv4Addr};
+mod upkeep;
+
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::{Netlink, NetlinkError, collect, failed};
 use ipam_common::Mac;
@@ -12,24 +14,28 @@ use netlink_packet_route::{
     },
 };
 
-/// An entry of the neighbour table whose MAC is known.
+/// An entry of the neighbour table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Neighbour {
     /// Index of the device.
     pub ifindex: u32,
     /// The neighbour's address.
-    pub ip: Ipv4Addr,
-    /// The neighbour's MAC.
-    pub mac: Mac,
+    pub ip: IpAddr,
+    /// The neighbour's MAC, if it is known.
+    pub mac: Option<Mac>,
+    /// Whether it is as [`Netlink::manage_neighbour`] asks for: the kernel's own, and kept fresh by it where the kernel can
+    /// ([`Netlink::keeps_neighbours`]).
+    pub managed: bool,
 }
 
 /// Device and address of an entry, and its MAC when it has a valid one.
-pub(super) fn parse(message: &NeighbourMessage) -> Option<(u32, Ipv4Addr, Option<Mac>)> {
+pub(super) fn parse(message: &NeighbourMessage) -> Option<(u32, IpAddr, Option<Mac>)> {
     let mut ip = None;
     let mut mac = None;
     for attribute in &message.attributes {
         match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => ip = Some(*address),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => ip = Some((*address).into()),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => ip = Some((*address).into()),
             NeighbourAttribute::LinkLayerAddress(octets) => {
                 mac = <[u8; 6]>::try_from(octets.as_slice()).ok().map(|octets| Mac { octets });
             }
@@ -40,19 +46,31 @@ pub(super) fn parse(message: &NeighbourMessage) -> Option<(u32, Ipv4Addr, Option
     Some((message.header.ifindex, ip?, mac.filter(|_| !unknown.contains(&message.header.state))))
 }
 
+fn is_managed(message: &NeighbourMessage, kernel_can: bool) -> bool {
+    let by_flag = message.attributes.iter().any(|attribute| match attribute {
+        NeighbourAttribute::ExtFlags(flags) => flags.contains(NeighbourExtFlags::Managed),
+        _ => false,
+    });
+    (by_flag || !kernel_can) && message.header.state != NeighbourState::Permanent
+}
+
 impl Netlink {
-    /// Every IPv4 neighbour whose MAC is known.
+    /// Every neighbour of either family.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub async fn neighbours(&self) -> Result<Vec<Neighbour>, NetlinkError> {
-        let request = self.handle.neighbours().get().set_address_family(AddressFamily::Inet);
+        let kernel_can = self.keeps_neighbours().await;
         let _alone = self.listing.lock().await;
-        let entries = collect(request.execute(), "neighbours").await?;
-        let inet = entries.iter().filter(|entry| entry.header.family == AddressFamily::Inet);
-        Ok(inet
-            .filter_map(parse)
-            .filter_map(|(ifindex, ip, mac)| Some(Neighbour { ifindex, ip, mac: mac? }))
+        let entries = collect(self.handle.neighbours().get().execute(), "neighbours").await?;
+        let families = [AddressFamily::Inet, AddressFamily::Inet6];
+        Ok(entries
+            .iter()
+            .filter(|entry| families.contains(&entry.header.family))
+            .filter_map(|entry| {
+                let (ifindex, ip, mac) = parse(entry)?;
+                Some(Neighbour { ifindex, ip, mac, managed: is_managed(entry, kernel_can) })
+            })
             .collect())
     }
 
@@ -61,15 +79,35 @@ impl Netlink {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn manage_neighbour(&self, ifindex: u32, ip: Ipv4Addr) -> Result<(), NetlinkError> {
+    pub async fn manage_neighbour(&self, ifindex: u32, ip: IpAddr) -> Result<(), NetlinkError> {
         let mut request = self
             .handle
             .neighbours()
-            .add(ifindex, IpAddr::V4(ip))
+            .add(ifindex, ip)
             .state(NeighbourState::None)
             .flags(NeighbourFlags::Use)
             .replace();
         request.message_mut().attributes.push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
         request.execute().await.map_err(failed("resolve neighbour", format!("{ip} on link {ifindex}")))
+    }
+
+    /// Writes a permanent entry.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn set_permanent_neighbour(
+        &self,
+        ifindex: u32,
+        ip: Ipv6Addr,
+        mac: Mac,
+    ) -> Result<(), NetlinkError> {
+        let request = self
+            .handle
+            .neighbours()
+            .add(ifindex, IpAddr::V6(ip))
+            .link_layer_address(&mac.octets)
+            .state(NeighbourState::Permanent)
+            .replace();
+        request.execute().await.map_err(failed("write neighbour", format!("{ip} on link {ifindex}")))
     }
 }

@@ -5,6 +5,7 @@
 //! the runtime hears of success.
 
 use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
     time::Duration,
@@ -20,7 +21,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
 use crate::{
-    netlink::{Link, MacText, NewVeth, PodHostRoute, parse_mac},
+    netlink::{Link, MacText, NetlinkError, NewVeth, PodHostRoute, parse_mac, sysctl},
     node::{
         bindings::{Binding, PodName},
         connection::Connection,
@@ -29,17 +30,21 @@ use crate::{
         eni::EniView,
         failure::Failure,
         fence::Entered,
-        journal::{Change, Record, State},
+        journal::{BoundAddress, Change, Record, State},
         names,
     },
 };
 
 /// How long an ADD waits for an address. Below the minute or two that runtimes give a plugin.
 const BINDING_WAIT: Duration = Duration::from_secs(25);
+/// Likewise while the API is away: what is not known now will hardly be known in time.
+const OFFLINE_WAIT: Duration = Duration::from_secs(5);
 /// How long the plugin has for the pod's side.
 const PLUGIN_WAIT: Duration = Duration::from_secs(30);
 /// Next hop of a pod's default route. On-link, answered by a permanent neighbour entry: nobody has the address.
-pub const POD_GATEWAY: std::net::Ipv4Addr = std::net::Ipv4Addr::new(169, 254, 1, 1);
+pub const POD_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// Likewise for IPv6.
+pub const POD_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// An ADD request.
 pub struct Add {
@@ -55,6 +60,19 @@ pub struct Add {
 struct Owner {
     pod: PodName,
     owned: bool,
+}
+
+/// A bound address and the ENI that carries it.
+struct Bound {
+    binding: Binding,
+    eni: EniView,
+}
+
+impl Bound {
+    fn address(self) -> BoundAddress {
+        let Binding { vpc_ip, vpc_ip_uid, ip, epoch, eni_id, .. } = self.binding;
+        BoundAddress { vpc_ip, vpc_ip_uid, ip, epoch, eni_id, eni_slot: self.eni.slot }
+    }
 }
 
 impl Node {
@@ -90,7 +108,7 @@ impl Node {
         };
         if result.is_ok() {
             info!(
-                namespace = record.pod_namespace, pod = record.pod_name, ip = %record.ip, epoch = record.epoch,
+                namespace = record.pod_namespace, pod = record.pod_name, ips = ?record.ips().collect::<Vec<_>>(), epoch = record.epoch,
                 eni = record.eni_id, link = record.host_ifname, "pod attached"
             );
         }
@@ -99,7 +117,7 @@ impl Node {
 
     /// Makes room for an ADD: an attachment of the same key that was left half-way is finished first.
     async fn clear(&self, key: &AttachmentKey) -> Result<(), CniError> {
-        let Some(record) = self.journal.get(key) else { return Ok(()) };
+        let Some(record) = self.known(key).await.map_err(Failure::from)? else { return Ok(()) };
         if record.state == State::Committed {
             return Err(CniError::new(
                 code::INTERFACE_EXISTS,
@@ -143,30 +161,34 @@ impl Node {
         connection: &mut Connection,
         add: &Add,
         owner: &Owner,
-    ) -> Result<(Record, Entered), CniError> {
-        let (binding, eni, entered) = tokio::select! {
+    ) -> Result<(Record, Vec<Entered>), CniError> {
+        let (mut bound, entered) = tokio::select! {
             found = self.wait_for_binding(&owner.pod) => found?,
             _ = connection.receive() => return Err(plugin_left()),
         };
+        let pod_uid = bound.iter().find_map(|bound| bound.binding.pod_uid.clone());
+        let mtu = bound.iter().map(|bound| bound.eni.mtu).min().unwrap_or_default();
+        let first = bound.remove(0).address();
         let record = Record {
             key: add.key.clone(),
             state: State::Intent,
             sequence: 0,
             pod_namespace: owner.pod.namespace.clone(),
             pod_name: owner.pod.name.clone(),
-            pod_uid: binding.pod_uid.or_else(|| owner.pod.uid.clone()),
+            pod_uid: pod_uid.or_else(|| owner.pod.uid.clone()),
             owns_pod: owner.owned,
-            vpc_ip: binding.vpc_ip,
-            vpc_ip_uid: binding.vpc_ip_uid,
-            ip: binding.ip,
-            epoch: binding.epoch,
-            eni_id: binding.eni_id,
-            eni_slot: eni.slot,
+            vpc_ip: first.vpc_ip,
+            vpc_ip_uid: first.vpc_ip_uid,
+            ip: first.ip,
+            epoch: first.epoch,
+            eni_id: first.eni_id,
+            eni_slot: first.eni_slot,
+            more: bound.into_iter().map(Bound::address).collect(),
             host_ifname: names::host_ifname(&add.key),
             host_ifindex: None,
             host_mac: MacText(names::host_mac(&add.key)).to_string(),
             pod_mac: MacText(names::pod_mac(&add.key)).to_string(),
-            mtu: eni.mtu,
+            mtu,
             netns: add.netns.clone(),
             created_at: jiff::Timestamp::now(),
         };
@@ -176,20 +198,23 @@ impl Node {
         Ok((record, entered))
     }
 
-    /// Waits until the controller has bound an address to the pod and its ENI can carry it.
-    async fn wait_for_binding(&self, pod: &PodName) -> Result<(Binding, EniView, Entered), CniError> {
-        let deadline = Instant::now() + BINDING_WAIT;
+    /// Waits until the controller has bound its addresses to the pod and their ENI can carry them.
+    async fn wait_for_binding(&self, pod: &PodName) -> Result<(Vec<Bound>, Vec<Entered>), CniError> {
+        let began = Instant::now();
         let mut bindings = self.bindings.watch();
         let mut enis = self.enis.subscribe();
+        let mut journal = self.journal.watch();
         loop {
             let reason = match self.ready_binding(pod) {
                 Ok(found) => return Ok(found),
                 Err(reason) => reason,
             };
+            let patience = if self.contact.is_away() { OFFLINE_WAIT } else { BINDING_WAIT };
             tokio::select! {
                 Ok(()) = bindings.changed() => {}
                 Ok(()) = enis.changed() => {}
-                () = sleep_until(deadline) => {
+                Ok(()) = journal.changed() => {}
+                () = sleep_until(began + patience) => {
                     let explained = timeout(Duration::from_secs(2), self.bindings.explain(pod)).await;
                     let details = match explained.ok().flatten() {
                         Some(claim) => format!("{reason}; {claim}"),
@@ -202,19 +227,47 @@ impl Node {
         }
     }
 
-    fn ready_binding(&self, pod: &PodName) -> Result<(Binding, EniView, Entered), String> {
-        let binding = self.bindings.find(pod)?;
+    fn ready_binding(&self, pod: &PodName) -> Result<(Vec<Bound>, Vec<Entered>), String> {
+        let bindings = self.bindings.find(pod)?;
         let enis = self.enis.borrow().clone();
-        let eni = enis
-            .iter()
-            .find(|eni| eni.id == binding.eni_id)
-            .ok_or_else(|| format!("ENI {} of its address is not listed for this node", binding.eni_id))?;
-        if let Some(waits_for) = &eni.waits_for {
-            return Err(format!("ENI {} of its address waits for {waits_for}", eni.id));
+        let (mut bound, mut entered) = (Vec::new(), Vec::new());
+        for binding in bindings {
+            let eni = enis.iter().find(|eni| eni.id == binding.eni_id).ok_or_else(|| {
+                format!("ENI {} of its address is not listed for this node", binding.eni_id)
+            })?;
+            let waits_for = match binding.ip {
+                IpAddr::V4(_) => &eni.waits_for,
+                IpAddr::V6(_) => &eni.waits_for_v6,
+            };
+            if let Some(waits_for) = waits_for {
+                return Err(format!("ENI {} of its address waits for {waits_for}", eni.id));
+            }
+            if let Some(other) = self.used_by_another(&binding, pod) {
+                return Err(other);
+            }
+            let released = || format!("epoch {} of VpcIP {} is over", binding.epoch, binding.vpc_ip);
+            entered.push(self.fence.enter(&binding.vpc_ip_uid, binding.epoch).ok_or_else(released)?);
+            bound.push(Bound { binding, eni: eni.clone() });
         }
-        let released = || format!("epoch {} of VpcIP {} is over", binding.epoch, binding.vpc_ip);
-        let entered = self.fence.enter(&binding.vpc_ip_uid, binding.epoch).ok_or_else(released)?;
-        Ok((binding, eni.clone(), entered))
+        Ok((bound, entered))
+    }
+
+    /// Whether another pod of this node has the address. When the API's records were lost it may have been given out
+    /// again; and a pod whose binding is over has it until it is disconnected.
+    fn used_by_another(&self, binding: &Binding, pod: &PodName) -> Option<String> {
+        let book = self.journal.book();
+        let owner = book.owner_of(binding.ip)?;
+        let same = if owner.pod_name.is_empty() {
+            // Found without a journal, and not identified: its epoch tells.
+            owner.addresses().iter().any(|own| own.ip == binding.ip && own.epoch == binding.epoch)
+        } else {
+            owner.pod_namespace == pod.namespace && owner.pod_name == pod.name
+        };
+        let Record { pod_namespace, pod_name, key, .. } = &**owner;
+        (!same).then(|| {
+            let container = &key.container_id;
+            format!("{} is used by pod {pod_namespace}/{pod_name}, container {container}", binding.ip)
+        })
     }
 
     /// Makes the interface, has the plugin configure the pod's side, and connects it.
@@ -246,7 +299,7 @@ impl Node {
             }
         }
         crash_point("node-add-wire");
-        let _address = self.addresses.lock(&record.ip).await;
+        let _addresses = self.lock_addresses(record).await;
         self.refuse_overtaken(record)?;
         self.route(record, link.index).await?;
         crash_point("node-add-route");
@@ -265,7 +318,11 @@ impl Node {
             pod_mac: names::pod_mac(&record.key),
             mtu: record.mtu,
         };
-        match self.net.create_veth(&veth).await {
+        let created = self.net.create_veth(&veth).await;
+        if created.is_ok() && record.ips().any(|ip| ip.is_ipv6()) {
+            sysctl::prepare_v6(&record.host_ifname)?;
+        }
+        match created {
             // The start removes what no journal knows, so the name that is taken is the pod's.
             Err(error) if error.is(Errno::EXIST) => Err(CniError::new(
                 code::INTERFACE_EXISTS,
@@ -281,41 +338,65 @@ impl Node {
     fn refuse_overtaken(&self, record: &Record) -> Result<(), CniError> {
         let book = self.journal.book();
         let own = book.attachments.get(&record.key).map_or(0, |own| own.sequence);
-        match book.owner_of(record.ip) {
-            Some(owner) if owner.sequence > own => Err(CniError::new(
+        let taken_over = |ip| Some((ip, book.owner_of(ip).filter(|owner| owner.sequence > own)?));
+        match record.ips().find_map(taken_over) {
+            Some((ip, owner)) => Err(CniError::new(
                 code::TRY_AGAIN_LATER,
-                format!("container {} has taken over {}", owner.key.container_id, record.ip),
+                format!("container {} has taken over {ip}", owner.key.container_id),
             )),
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 
+    /// Leads the addresses of an attachment to its link.
+    async fn route(&self, record: &Record, ifindex: u32) -> Result<(), Failure> {
+        for address in record.addresses() {
+            self.route_address(record, &address, ifindex).await?;
+        }
+        Ok(())
+    }
+
     /// Leads an address to a link: in the map first, which is what pods and ENIs use, then for the host stack.
+    async fn route_address(
+        &self,
+        record: &Record,
+        address: &BoundAddress,
+        ifindex: u32,
+    ) -> Result<(), Failure> {
+        let route = pod_route(record, address, ifindex)?;
+        self.dataplane().set_route(address.ip, &route)?;
+        Ok(self.route_stack(record, PodHostRoute { ip: address.ip, ifindex }).await?)
+    }
+
+    /// Leads what the host stack sends to an address to the pod's link.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn route(&self, record: &Record, ifindex: u32) -> Result<(), Failure> {
-        self.dataplane().set_route(record.ip, &pod_route(record, ifindex)?)?;
-        self.net.set_pod_route(PodHostRoute { ip: record.ip, ifindex }).await?;
+    pub async fn route_stack(&self, record: &Record, route: PodHostRoute) -> Result<(), NetlinkError> {
+        self.net.set_pod_route(route).await?;
+        if let (IpAddr::V6(ip), Some(mac)) = (route.ip, parse_mac(&record.pod_mac)) {
+            // The stack would ask the pod, and be answered; but not before the link's own address is through its
+            // duplicate address detection.
+            self.net.set_permanent_neighbour(route.ifindex, ip, mac).await?;
+        }
         Ok(())
     }
 }
 
-/// The map's entry of an attachment.
+/// The map's entry of an address of an attachment.
 ///
 /// # Errors
 /// When the record was not written by this program.
-pub fn pod_route(record: &Record, ifindex: u32) -> Result<PodRoute, CniError> {
+pub fn pod_route(record: &Record, address: &BoundAddress, ifindex: u32) -> Result<PodRoute, CniError> {
     let invalid =
         |field| CniError::new(code::INTERNAL, format!("journal: {field} of {:?} is invalid", record.key));
     Ok(PodRoute {
         ifindex,
         // A map entry has room for 32 bits; the epoch is there for people to compare.
-        epoch: u32::try_from(record.epoch).unwrap_or(u32::MAX),
-        eni: u16::try_from(record.eni_slot).map_err(|_| invalid("eni_slot"))?,
-        flags: 0,
+        epoch: u32::try_from(address.epoch).unwrap_or(u32::MAX),
+        eni: u16::try_from(address.eni_slot).map_err(|_| invalid("eni_slot"))?,
         mac: parse_mac(&record.pod_mac).ok_or_else(|| invalid("pod_mac"))?,
-        reserved: [0; 2],
+        ..PodRoute::EMPTY
     })
 }
 
@@ -326,8 +407,14 @@ pub fn pod_interface(record: &Record) -> PodInterface {
         ifname: record.key.ifname.clone(),
         mac: record.pod_mac.clone(),
         mtu: record.mtu,
-        addresses: vec![record.ip.into()],
-        gateways: vec![POD_GATEWAY.into()],
+        addresses: record.ips().collect(),
+        gateways: record
+            .ips()
+            .map(|ip| match ip {
+                IpAddr::V4(_) => POD_GATEWAY.into(),
+                IpAddr::V6(_) => POD_GATEWAY_V6.into(),
+            })
+            .collect(),
         gateway_mac: record.host_mac.clone(),
         host_ifname: record.host_ifname.clone(),
     }

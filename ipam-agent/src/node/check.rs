@@ -27,14 +27,17 @@ impl Node {
             CniError::new(code::CHECK_FAILED, "the node's side of the interface is not as it should be")
                 .details(what)
         };
-        let record = self.journal.get(key).filter(|record| record.state == State::Committed);
+        let record =
+            self.known(key).await.map_err(Failure::from)?.filter(|record| record.state == State::Committed);
         let record = record.ok_or_else(|| {
             let what = format!("interface {} of container {}", key.ifname, key.container_id);
             CniError::new(code::UNKNOWN_CONTAINER, format!("{what} is not attached"))
         })?;
         let book = self.journal.book();
-        if let Some(owner) = book.owner_of(record.ip).filter(|owner| owner.key != *key) {
-            return Err(wrong(format!("container {} has taken over {}", owner.key.container_id, record.ip)));
+        for ip in record.ips() {
+            if let Some(owner) = book.owner_of(ip).filter(|owner| owner.key != *key) {
+                return Err(wrong(format!("container {} has taken over {ip}", owner.key.container_id)));
+            }
         }
         let link = self.host_link(&record).await.map_err(Failure::from)?;
         let link = link.filter(|link| Some(link.index) == record.host_ifindex);
@@ -42,18 +45,23 @@ impl Node {
         if !link.up {
             return Err(wrong(format!("link {} is down", link.name)));
         }
-        let expected = pod_route(&record, link.index)?;
-        let found = self.dataplane().route(record.ip).map_err(Failure::from)?;
-        if found != Some(expected) {
-            return Err(wrong(format!("map entry of {}: expected {expected:?}, found {found:?}", record.ip)));
+        for address in record.addresses() {
+            let expected = pod_route(&record, &address, link.index)?;
+            let found = self.dataplane().route(address.ip).map_err(Failure::from)?;
+            if found != Some(expected) {
+                let ip = address.ip;
+                return Err(wrong(format!("map entry of {ip}: expected {expected:?}, found {found:?}")));
+            }
         }
         let pins = self.dataplane().links().map_err(Failure::from)?;
         if !pins.iter().any(|pin| pin.ifindex == link.index && pin.program == Program::FromPod) {
             return Err(wrong(format!("no program is attached to {}", link.name)));
         }
         let routes = self.net.pod_routes().await.map_err(Failure::from)?;
-        if !routes.contains(&PodHostRoute { ip: record.ip, ifindex: link.index }) {
-            return Err(wrong(format!("the main table has no route of {} to {}", record.ip, link.name)));
+        for ip in record.ips() {
+            if !routes.contains(&PodHostRoute { ip, ifindex: link.index }) {
+                return Err(wrong(format!("the main table has no route of {ip} to {}", link.name)));
+            }
         }
         Ok(pod_interface(&record))
     }

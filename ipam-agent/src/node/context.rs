@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    net::Ipv4Addr,
+    net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -23,10 +23,17 @@ use crate::{
     node::{
         NodeConfig,
         bindings::Bindings,
+        contact::Contact,
+        departed::Departed,
+        drift::{Repairs, tables::Tables},
+        drops::Drops,
         eni::EniView,
         fence::Fence,
         journal::{Journal, Record},
-        locks::Locks,
+        locks::{Locked, Locks},
+        masquerade,
+        metrics::NodeMetrics,
+        self_fence::Cut,
         standalone_pods::StandalonePods,
     },
 };
@@ -41,20 +48,36 @@ pub struct Node {
     pub journal: Journal,
     /// The addresses of this node.
     pub bindings: Bindings,
+    /// Whether the API is there.
+    pub contact: Contact,
     /// The ENIs of this node.
     pub enis: watch::Sender<Arc<Vec<EniView>>>,
     /// Between ADD and the acknowledgement of a detach.
     pub fence: Fence,
+    /// Bindings whose last attachment went, until it is known whether their pod did.
+    pub departed: Departed,
     /// One call per attachment at a time.
     pub locks: Locks<AttachmentKey>,
     /// One change per address at a time: two sandboxes of a pod share one.
-    pub addresses: Locks<Ipv4Addr>,
+    pub addresses: Locks<IpAddr>,
     /// Makes Pod objects where no cluster does.
     pub pods: Option<StandalonePods>,
     /// Since when attachments have been seen without their link.
     pub missing: Mutex<HashMap<AttachmentKey, Instant>>,
+    /// What had to be put right.
+    pub repairs: Repairs,
+    /// What the maps of no single pod should hold.
+    pub tables: Tables,
     /// The last repair could not write the dataplane.
     pub broken: AtomicBool,
+    /// Which destinations pods reach by the node's address.
+    pub masquerade: masquerade::Keeper,
+    /// Pods that this node has given up for now.
+    pub cut: Cut,
+    /// What this process counts for `/metrics`.
+    pub metrics: NodeMetrics,
+    /// Samples of dropped packets.
+    pub drops: Drops,
     /// Work that outlives the call that began it.
     pub background: TaskTracker,
     dataplane: Mutex<Dataplane>,
@@ -69,20 +92,29 @@ impl Node {
         dataplane: Dataplane,
         journal: Journal,
         bindings: Bindings,
+        contact: Contact,
         pods: Option<StandalonePods>,
     ) -> Self {
         Self {
+            metrics: NodeMetrics::new(&config.metrics),
+            drops: Drops::new(&config.metrics),
             config,
             net,
             journal,
             bindings,
+            contact,
             enis: watch::Sender::new(Arc::default()),
             fence: Fence::default(),
+            departed: Departed::default(),
             locks: Locks::default(),
             addresses: Locks::default(),
             pods,
             missing: Mutex::default(),
+            repairs: Repairs::default(),
+            tables: Tables::default(),
             broken: AtomicBool::new(false),
+            masquerade: masquerade::Keeper::default(),
+            cut: Cut::default(),
             background: TaskTracker::new(),
             dataplane: Mutex::new(dataplane),
         }
@@ -93,12 +125,29 @@ impl Node {
         self.dataplane.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The node's end of an attachment's veth, if it is there. One of the same name that is not ours is not it.
+    /// Locks the addresses of an attachment, always in the same order.
+    pub async fn lock_addresses(&self, record: &Record) -> Vec<Locked> {
+        let mut ips: Vec<IpAddr> = record.ips().collect();
+        ips.sort_unstable();
+        let mut locked = Vec::with_capacity(ips.len());
+        for ip in ips {
+            locked.push(self.addresses.lock(&ip).await);
+        }
+        locked
+    }
+
+    /// The node's end of an attachment's veth, if it is there, also under another name. One of the same name that is
+    /// not ours is not it.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub async fn host_link(&self, record: &Record) -> Result<Option<Link>, NetlinkError> {
         let link = self.net.link_by_name(&record.host_ifname).await?;
+        if let Some(link) = link.filter(|link| is_host_link(record, link)) {
+            return Ok(Some(link));
+        }
+        let Some(ifindex) = record.host_ifindex else { return Ok(None) };
+        let link = self.net.link_by_index(ifindex).await?;
         Ok(link.filter(|link| is_host_link(record, link)))
     }
 
@@ -121,16 +170,16 @@ impl Node {
         if self.config.stack_affinity { &[Program::FromPod, Program::ToPod] } else { &[Program::FromPod] }
     }
 
-    /// Whether an ADD can be served.
+    /// Whether an ADD can be served. An agent that has just started is given the moment that an ADD would wait for, too.
     ///
     /// # Errors
     /// Code 50 when it cannot; code 51 when existing pods may be cut off as well.
-    pub fn status(&self) -> Result<(), CniError> {
+    pub async fn status(&self) -> Result<(), CniError> {
         if self.broken.load(Ordering::Relaxed) {
             return Err(CniError::new(code::NOT_AVAILABLE_LIMITED, "the dataplane cannot be written")
                 .details("the agent's log has the error of the kernel"));
         }
-        if !self.bindings.synced() {
+        if !self.bindings.can_serve_soon().await {
             return Err(CniError::new(code::NOT_AVAILABLE, "the API has not answered this agent yet")
                 .details("the node agent needs to list VpcIPs; its log has the error"));
         }
@@ -148,8 +197,14 @@ impl Node {
     }
 }
 
-/// Whether a link is the node's end of an attachment's veth.
+/// Whether a link is the node's end of an attachment's veth. Somebody may have changed one of its marks, its name or
+/// its MAC; the index alone is that of another link after a reboot.
 #[must_use]
 pub fn is_host_link(record: &Record, link: &Link) -> bool {
-    link.name == record.host_ifname && link.kind == "veth" && MacText(link.mac).to_string() == record.host_mac
+    let marks = [
+        link.name == record.host_ifname,
+        MacText(link.mac).to_string() == record.host_mac,
+        record.host_ifindex == Some(link.index),
+    ];
+    link.kind == "veth" && marks.iter().filter(|mark| **mark).count() >= 2
 }

@@ -25,7 +25,7 @@ impl Node {
     /// When the journal cannot be written or the kernel refuses. The runtime, or the repair, tries again.
     pub async fn delete(self: &Arc<Self>, key: &AttachmentKey) -> Result<(), CniError> {
         let locked = self.locks.lock(key).await;
-        let Some(record) = self.journal.get(key) else { return Ok(()) };
+        let Some(record) = self.known(key).await.map_err(Failure::from)? else { return Ok(()) };
         self.journal.change(Change::Detach(key.clone())).await.map_err(Failure::from)?;
         crash_point("node-del-intent");
         self.unroute(&record).await?;
@@ -55,10 +55,12 @@ impl Node {
     /// Removes the map entry, the route and the program of an attachment. What another attachment of the same address
     /// has taken over stays.
     async fn unroute(&self, record: &Record) -> Result<(), Failure> {
-        let _address = self.addresses.lock(&record.ip).await;
+        let _addresses = self.lock_addresses(record).await;
         if let Some(ifindex) = self.ifindex_of(record).await? {
-            self.dataplane().remove_route(record.ip, Some(ifindex))?;
-            self.net.remove_pod_route(PodHostRoute { ip: record.ip, ifindex }).await?;
+            for ip in record.ips() {
+                self.dataplane().remove_route(ip, Some(ifindex))?;
+                self.net.remove_pod_route(PodHostRoute { ip, ifindex }).await?;
+            }
         }
         self.dataplane().detach(&record.host_ifname)?;
         crash_point("node-del-route");
@@ -75,12 +77,16 @@ impl Node {
         }
         // An ADD that died between its route and its commit, and whose device died too: the map alone remembers the
         // index. It is not ours if it is another attachment's.
-        let Some(route) = self.dataplane().route(record.ip)? else { return Ok(None) };
+        let mut route = None;
+        for ip in record.ips() {
+            route = route.or(self.dataplane().route(ip)?);
+        }
+        let Some(route) = route else { return Ok(None) };
         let book = self.journal.book();
         let others = || book.attachments.values().filter(|other| other.key != record.key);
         let taken = others().any(|other| {
             other.host_ifindex == Some(route.ifindex)
-                || (other.ip == record.ip && other.host_ifindex.is_none())
+                || (record.ips().any(|ip| other.has(ip)) && other.host_ifindex.is_none())
         });
         Ok((!taken).then_some(route.ifindex))
     }
@@ -99,6 +105,7 @@ impl Node {
             };
             pods.delete(&pod).await?;
         }
+        self.departed.note(record);
         self.journal.change(Change::Forget(record.key.clone())).await?;
         crash_point("node-del-forget");
         info!(

@@ -11,7 +11,7 @@ use crate::{
     api::{IpPhase, VpcIP},
     node::{
         context::Node,
-        journal::{Record, State},
+        journal::{BoundAddress, State},
     },
 };
 
@@ -26,7 +26,8 @@ pub async fn keep(node: Arc<Node>, client: Client) {
     let mut bindings = node.bindings.watch();
     loop {
         bindings.mark_unchanged();
-        let pause = if node.bindings.synced() && !look(&node, &api).await { RETRY } else { PERIOD };
+        let may_look = node.bindings.synced() && !node.config.repairs_are_held();
+        let pause = if may_look && !look(&node, &api).await { RETRY } else { PERIOD };
         tokio::select! {
             changed = bindings.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(pause) => {}
@@ -42,20 +43,27 @@ async fn look(node: &Arc<Node>, api: &Api<VpcIP>) -> bool {
         if record.state != State::Committed {
             continue;
         }
-        let seen = known.iter().find(|vpc_ip| vpc_ip.metadata.uid.as_deref() == Some(&record.vpc_ip_uid));
-        let over = match seen {
-            Some(vpc_ip) => is_over(record, vpc_ip, &node.config.node_name),
-            // It is no longer of this node, or is gone: where it is now, only the API can tell.
-            None => match api.get_opt(&record.vpc_ip).await {
-                Ok(vpc_ip) => vpc_ip.is_some_and(|vpc_ip| is_over(record, &vpc_ip, &node.config.node_name)),
-                Err(_) => {
-                    done = false;
-                    false
-                }
-            },
-        };
-        if over {
-            warn!(key = ?record.key, ip = %record.ip, epoch = record.epoch, "this binding is over: disconnecting the pod");
+        let mut over = None;
+        for address in record.addresses() {
+            let seen =
+                known.iter().find(|vpc_ip| vpc_ip.metadata.uid.as_deref() == Some(&address.vpc_ip_uid));
+            let over_by =
+                |vpc_ip: &VpcIP| is_over(&address, record.pod_uid.as_deref(), vpc_ip, &node.config.node_name);
+            let its = match seen {
+                Some(vpc_ip) => over_by(vpc_ip),
+                // It is no longer of this node, or is gone: where it is now, only the API can tell.
+                None => match api.get_opt(&address.vpc_ip).await {
+                    Ok(vpc_ip) => vpc_ip.is_some_and(|vpc_ip| over_by(&vpc_ip)),
+                    Err(_) => {
+                        done = false;
+                        false
+                    }
+                },
+            };
+            over = over.or(its.then_some(address));
+        }
+        if let Some(BoundAddress { ip, epoch, .. }) = over {
+            warn!(key = ?record.key, %ip, epoch, "this binding is over: disconnecting the pod");
             if let Err(error) = node.delete(&record.key).await {
                 warn!(key = ?record.key, %error, "cannot disconnect a pod whose binding is over; trying again");
                 done = false;
@@ -65,15 +73,19 @@ async fn look(node: &Arc<Node>, api: &Api<VpcIP>) -> bool {
     done
 }
 
-/// Whether the API says that a binding has ended. A state older than the binding, as of a restored backup, says nothing.
-fn is_over(record: &Record, vpc_ip: &VpcIP, node_name: &str) -> bool {
+/// Whether the API says that a binding has ended. A state older than the binding, as of a restored backup, says nothing;
+/// nor does a record that was lost and made anew for the same pod.
+pub fn is_over(bound: &BoundAddress, pod_uid: Option<&str>, vpc_ip: &VpcIP, node_name: &str) -> bool {
     let status = vpc_ip.state();
-    if vpc_ip.metadata.uid.as_deref() != Some(&record.vpc_ip_uid) {
+    let here = status.node_name.as_deref() == Some(node_name);
+    let known = !bound.vpc_ip_uid.is_empty();
+    if known && vpc_ip.metadata.uid.as_deref() != Some(&bound.vpc_ip_uid) {
         // The address was freed and taken anew.
-        return status.phase == IpPhase::Bound;
+        let by_the_same = here && pod_uid.is_some() && status.pod_uid.as_deref() == pod_uid;
+        return status.phase == IpPhase::Bound && !by_the_same;
     }
-    if status.epoch != record.epoch {
-        return status.epoch > record.epoch;
+    if status.epoch != bound.epoch {
+        return status.epoch > bound.epoch;
     }
     match status.phase {
         IpPhase::Retained | IpPhase::Cooldown | IpPhase::Quarantined => true,

@@ -2,7 +2,11 @@
 
 use ipam_cni::error::{CniError, code};
 
-use crate::{dataplane::DataplaneError, netlink::NetlinkError, node::journal::JournalError};
+use crate::{
+    dataplane::DataplaneError,
+    netlink::{NetlinkError, sysctl::SysctlError},
+    node::journal::JournalError,
+};
 
 /// An error that a CNI call can end with.
 #[derive(Debug, thiserror::Error)]
@@ -10,6 +14,9 @@ pub enum Failure {
     /// The kernel refused.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// The kernel refused a sysctl.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
     /// The dataplane refused.
     #[error(transparent)]
     Dataplane(#[from] DataplaneError),
@@ -29,7 +36,7 @@ impl From<Failure> for CniError {
         let details = failure.to_string();
         match failure {
             Failure::Cni(error) => error,
-            Failure::Netlink(_) | Failure::Dataplane(_) => {
+            Failure::Netlink(_) | Failure::Sysctl(_) | Failure::Dataplane(_) => {
                 Self::new(code::KERNEL, "the kernel refused").details(details)
             }
             Failure::Journal(_) => {

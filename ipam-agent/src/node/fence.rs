@@ -51,6 +51,11 @@ impl Fence {
         true
     }
 
+    /// Takes back that a binding was closed: nobody has been told. A later one that was closed stays so.
+    pub fn reopen(&self, vpc_ip_uid: &str, epoch: i64) {
+        self.lock().closed.retain(|uid, closed| uid != vpc_ip_uid || *closed > epoch);
+    }
+
     /// Forgets what was closed of addresses that are no longer of this node.
     pub fn retain(&self, known: impl Fn(&str) -> bool) {
         self.lock().closed.retain(|uid, _| known(uid));
@@ -94,5 +99,9 @@ mod tests {
         assert!(fence.enter("uid", 3).is_none());
         assert!(fence.enter("uid", 5).is_some(), "the next binding");
         assert!(fence.enter("other", 1).is_some(), "another address");
+        fence.reopen("uid", 3);
+        assert!(fence.enter("uid", 4).is_none(), "epoch 4 was closed for good");
+        fence.reopen("uid", 4);
+        assert!(fence.enter("uid", 4).is_some(), "nobody was told");
     }
 }

@@ -6,7 +6,7 @@ use ipam_cni::{
     error::{CniError, code},
     protocol::AttachmentKey,
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::node::context::Node;
 
@@ -21,6 +21,12 @@ impl Node {
         network: &str,
         valid: &[AttachmentKey],
     ) -> Result<(), CniError> {
+        for key in valid {
+            // One that was found without a record gets its name now, and is of this network from then on.
+            if let Err(error) = self.known(key).await {
+                warn!(?key, %error, "cannot name an attachment");
+            }
+        }
         let valid: HashSet<_> = valid.iter().collect();
         let book = self.journal.book();
         let stale = book.attachments.values().filter(|record| record.key.network == network);

@@ -3,6 +3,9 @@
 //! One thread writes. It takes all changes that wait, writes them in one transaction with one fsync, and only then
 //! shows them to readers and acknowledges each: many ADDs at once share an fsync, and no reader ever sees what a crash
 //! could take back.
+//!
+//! A write that fails ends the thread and with it the agent: redb writes no more to a file that has failed once before it
+//! is opened anew, whatever becomes of the disk. What was acknowledged is on it.
 
 mod file;
 mod record;
@@ -16,7 +19,7 @@ use ipam_cni::protocol::AttachmentKey;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::file::JournalFile;
-pub use self::record::{Book, Change, EniRecord, Record, Refused, State};
+pub use self::record::{Book, BoundAddress, Change, EniRecord, Record, Refused, State};
 
 /// Changes that can wait for the writer before callers have to.
 const QUEUE: usize = 256;
@@ -35,7 +38,11 @@ pub enum JournalError {
         remedy: &'static str,
     },
     /// A write failed; nothing of it is on the disk.
-    #[error("journal `{}`: write failed: {cause}; check the disk for space and errors", path.display())]
+    #[error(
+        "journal `{}`: write failed: {cause}; check the disk for space and errors: the agent ends, and its next start \
+         goes on with what was written",
+        path.display()
+    )]
     Write {
         /// The file.
         path: PathBuf,
@@ -57,6 +64,7 @@ type Waiting = (Change, oneshot::Sender<Result<(), JournalError>>);
 pub struct Journal {
     queue: mpsc::Sender<Waiting>,
     book: watch::Receiver<Arc<Book>>,
+    failure: watch::Receiver<Option<JournalError>>,
 }
 
 impl Journal {
@@ -67,12 +75,17 @@ impl Journal {
     pub fn open(path: &Path) -> Result<Self, JournalError> {
         let (file, book) = JournalFile::open(path)?;
         let (publish, book) = watch::channel(Arc::new(book));
+        let (fail, failure) = watch::channel(None);
         let (queue, changes) = mpsc::channel(QUEUE);
         std::thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || serve(&file, changes, &publish))
+            .spawn(move || {
+                if let Err(error) = serve(&file, changes, &publish) {
+                    fail.send_replace(Some(error));
+                }
+            })
             .map_err(|cause| JournalError::Write { path: path.to_owned(), cause: cause.to_string() })?;
-        Ok(Self { queue, book })
+        Ok(Self { queue, book, failure })
     }
 
     /// Makes a change; it is on the disk when this returns, unless it is a [`Change::Begin`], which gets there with the
@@ -82,8 +95,26 @@ impl Journal {
     /// When the change does not fit or cannot be written; nothing is changed then.
     pub async fn change(&self, change: Change) -> Result<(), JournalError> {
         let (done, result) = oneshot::channel();
-        self.queue.send((change, done)).await.map_err(|_| JournalError::Closed)?;
-        result.await.map_err(|_| JournalError::Closed)?
+        match self.queue.send((change, done)).await {
+            Ok(()) => match result.await {
+                Ok(result) => result,
+                Err(_) => Err(self.failed().await),
+            },
+            Err(_) => Err(self.failed().await),
+        }
+    }
+
+    /// Waits until nothing can be written any more, and says why.
+    pub async fn failed(&self) -> JournalError {
+        let mut failure = self.failure.clone();
+        let failed = failure.wait_for(Option::is_some).await;
+        failed.ok().and_then(|error| error.clone()).unwrap_or(JournalError::Closed)
+    }
+
+    /// Why nothing can be written any more, if that is so.
+    #[must_use]
+    pub fn failure(&self) -> Option<JournalError> {
+        self.failure.borrow().clone()
     }
 
     /// What the journal holds now.
@@ -105,7 +136,12 @@ impl Journal {
     }
 }
 
-fn serve(file: &JournalFile, mut changes: mpsc::Receiver<Waiting>, publish: &watch::Sender<Arc<Book>>) {
+/// Writes until the last handle is gone, or a write fails.
+fn serve(
+    file: &JournalFile,
+    mut changes: mpsc::Receiver<Waiting>,
+    publish: &watch::Sender<Arc<Book>>,
+) -> Result<(), JournalError> {
     let mut on_disk = publish.borrow().clone();
     while let Some(first) = changes.blocking_recv() {
         let mut batch = vec![first];
@@ -141,7 +177,9 @@ fn serve(file: &JournalFile, mut changes: mpsc::Receiver<Waiting>, publish: &wat
         for (done, error) in refused {
             let _ = done.send(Err(error.into()));
         }
+        result?;
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -7,6 +7,13 @@ use sha2::{Digest as _, Sha256};
 /// Start of the name of every veth of ours.
 pub const HOST_IFNAME_PREFIX: &str = "ipam";
 
+/// Whether only we give links such a name.
+#[must_use]
+pub fn is_host_ifname(name: &str) -> bool {
+    let lower_hex = |c: char| matches!(c, '0'..='9' | 'a'..='f');
+    name.strip_prefix(HOST_IFNAME_PREFIX).is_some_and(|rest| rest.len() == 11 && rest.chars().all(lower_hex))
+}
+
 /// Name of the veth's end on the node: `ipam` and 11 hexadecimal digits, the 15 characters that a name may have.
 #[must_use]
 pub fn host_ifname(key: &AttachmentKey) -> String {
@@ -45,6 +52,14 @@ fn digest(key: &AttachmentKey, purpose: &str) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_names_of_ours_are_ours() {
+        assert!(is_host_ifname("ipam0123456789a"));
+        for other in ["ipam", "ipam0", "ipam0123456789g", "ipam0123456789A", "veth0123456789a"] {
+            assert!(!is_host_ifname(other), "{other}");
+        }
+    }
 
     #[test]
     fn names_fit_and_differ() {

@@ -3,63 +3,58 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, PoisonError, atomic::Ordering},
+    net::IpAddr,
+    sync::PoisonError,
     time::{Duration, Instant},
 };
 
 use tracing::{info, warn};
 
 use crate::{
-    dataplane::{LinkPin, Program},
+    dataplane::Program,
     netlink::{Link, PodHostRoute},
     node::{
-        attach::pod_route,
         context::{Node, is_host_link},
+        drift::{Kind, dataplane, links, settings},
         failure::Failure,
         journal::{Change, Record, State},
-        names::HOST_IFNAME_PREFIX,
+        names::is_host_ifname,
     },
 };
-
-/// How often drift is looked for.
-const PERIOD: Duration = Duration::from_secs(5);
 
 /// What a look at the node found, once for all attachments. Taken before the journal is read: whatever is in it
 /// without a record has none since before this look.
 struct Seen {
     links: Vec<Link>,
     routes: Vec<PodHostRoute>,
-    pins: Vec<LinkPin>,
 }
 
 impl Seen {
     async fn now(node: &Node) -> Result<Self, Failure> {
-        let pins = node.dataplane().links()?;
-        Ok(Self { links: node.net.links().await?, routes: node.net.pod_routes().await?, pins })
+        Ok(Self { links: node.net.links().await?, routes: node.net.pod_routes().await? })
     }
 }
 
 /// Makes the node agree with the journal before the first call is answered. Existing traffic is not touched: map
-/// entries and routes that are right are left alone, and programs are replaced in one step.
+/// entries and routes that are right are left alone, and programs are replaced in one step. An attachment that cannot be
+/// put right now is left to the repair: it keeps no other from being served.
 ///
 /// # Errors
-/// When the kernel, the dataplane or the journal refuse.
+/// When the kernel or the dataplane cannot be looked at, or the journal cannot be written.
 pub async fn adopt(node: &Node) -> Result<(), Failure> {
     let before = node.journal.book().attachments.len();
     for record in node.journal.book().attachments.values() {
         if record.state != State::Committed {
             info!(key = ?record.key, state = ?record.state, "taking away what was left half-way");
-            node.take_away(record).await?;
+            let done = node.take_away(record).await;
+            go_on(node, record, done)?;
         }
     }
     let seen = Seen::now(node).await?;
     for record in node.journal.book().attachments.values() {
         match seen.links.iter().find(|link| is_host_link(record, link)) {
             // The programs are this agent's now, whatever they were.
-            Some(link) => {
-                node.attach_programs(link)?;
-                restore(node, record, link, &seen).await?;
-            }
+            Some(link) => go_on(node, record, adopt_one(node, record, link, &seen).await)?,
             None => note_missing(node, record),
         }
     }
@@ -69,16 +64,19 @@ pub async fn adopt(node: &Node) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Repairs until the process ends.
-pub async fn keep(node: Arc<Node>) {
-    let mut tick = tokio::time::interval(PERIOD.min(node.config.gc_period));
-    loop {
-        tick.tick().await;
-        let result = repair(&node).await;
-        if let Err(failure) = &result {
-            warn!(%failure, "attachments are not as they should be; trying again");
+async fn adopt_one(node: &Node, record: &Record, link: &Link, seen: &Seen) -> Result<(), Failure> {
+    node.attach_programs(link)?;
+    restore(node, record, link, seen).await
+}
+
+/// Leaves an attachment that cannot be put right to the repair. A journal that is not written any more is all of them.
+fn go_on(node: &Node, record: &Record, result: Result<(), Failure>) -> Result<(), Failure> {
+    match result {
+        Err(failure) if node.journal.failure().is_none() => {
+            warn!(key = ?record.key, %failure, "cannot put an attachment right at the start; the repair goes on");
+            Ok(())
         }
-        node.broken.store(matches!(result, Err(Failure::Dataplane(_))), Ordering::Relaxed);
+        result => result,
     }
 }
 
@@ -86,9 +84,10 @@ pub async fn keep(node: Arc<Node>) {
 ///
 /// # Errors
 /// The first error; every other attachment was looked at nevertheless.
-async fn repair(node: &Node) -> Result<(), Failure> {
+pub async fn repair(node: &Node) -> Result<(), Failure> {
     let seen = Seen::now(node).await?;
     let mut result = Ok(());
+    forget_gone(node);
     for key in node.journal.book().attachments.keys() {
         let Some(_locked) = node.locks.try_lock(key) else { continue };
         let Some(record) = node.journal.get(key) else { continue };
@@ -99,6 +98,7 @@ async fn repair(node: &Node) -> Result<(), Failure> {
             }
         }
     }
+    remove_stray_routes(node, &seen).await?;
     result
 }
 
@@ -108,6 +108,9 @@ async fn repair_one(node: &Node, record: &Record, seen: &Seen) -> Result<(), Fai
     }
     if let Some(link) = seen.links.iter().find(|link| is_host_link(record, link)) {
         node.missing.lock().unwrap_or_else(PoisonError::into_inner).remove(&record.key);
+        if node.cut.has(&record.key) {
+            return Ok(());
+        }
         return restore(node, record, link, seen).await;
     }
     // The link may have come after this look was taken.
@@ -127,6 +130,13 @@ fn note_missing(node: &Node, record: &Record) {
     missing.entry(record.key.clone()).or_insert_with(Instant::now);
 }
 
+/// Forgets links that were missed of attachments that are no more.
+fn forget_gone(node: &Node) {
+    let book = node.journal.book();
+    let mut missing = node.missing.lock().unwrap_or_else(PoisonError::into_inner);
+    missing.retain(|key, _| book.attachments.contains_key(key));
+}
+
 fn missing_for(node: &Node, record: &Record) -> Duration {
     let missing = node.missing.lock().unwrap_or_else(PoisonError::into_inner);
     missing.get(&record.key).map_or(Duration::ZERO, Instant::elapsed)
@@ -134,33 +144,58 @@ fn missing_for(node: &Node, record: &Record) -> Duration {
 
 /// Puts back whatever an attachment lacks.
 async fn restore(node: &Node, record: &Record, link: &Link, seen: &Seen) -> Result<(), Failure> {
-    if !link.up {
-        warn!(link = link.name, "repaired: the link was down");
-        node.net.set_up(link.index).await?;
+    let link = &links::keep(node, record, link).await?;
+    settings::keep_forwarding(node, link, true).await?;
+    if record.ips().any(|ip| ip.is_ipv6()) {
+        settings::keep_ipv6(node, &link.name);
     }
-    let pinned = |program: &Program| {
-        let wanted = (*program, link.index, &link.name);
-        seen.pins.iter().any(|pin| (pin.program, pin.ifindex, &pin.ifname) == wanted)
-    };
-    if !node.pod_programs().iter().all(pinned) {
-        node.attach_programs(link)?;
-        warn!(link = link.name, "repaired: a program was not attached");
+    dataplane::restore(node, record, link).await?;
+    let _addresses = node.lock_addresses(record).await;
+    for ip in record.ips() {
+        restore_route(node, record, ip, link, seen).await?;
     }
-    let _address = node.addresses.lock(&record.ip).await;
-    if node.journal.book().owner_of(record.ip).is_none_or(|owner| owner.key != record.key) {
+    Ok(())
+}
+
+/// Puts back the host stack's route to an address, unless another attachment has taken it over.
+async fn restore_route(
+    node: &Node,
+    record: &Record,
+    ip: IpAddr,
+    link: &Link,
+    seen: &Seen,
+) -> Result<(), Failure> {
+    if node.cut.has(&record.key)
+        || node.journal.book().owner_of(ip).is_none_or(|owner| owner.key != record.key)
+    {
         return Ok(());
     }
-    let expected = pod_route(record, link.index)?;
-    let found = node.dataplane().route(record.ip)?;
-    if found != Some(expected) {
-        node.dataplane().set_route(record.ip, &expected)?;
-        warn!(ip = %record.ip, ?found, "repaired: the map entry was missing or wrong");
+    let route = PodHostRoute { ip, ifindex: link.index };
+    if !link.up {
+        // It has lost its routes with that.
+        node.route_stack(record, route).await?;
+    } else if !seen.routes.contains(&route) {
+        node.route_stack(record, route).await?;
+        let found = format_args!("no route to {} in the main table", link.name).to_string();
+        node.repairs.done(Kind::PodRoute, ip, found);
     }
-    let route = PodHostRoute { ip: record.ip, ifindex: link.index };
-    // A link that was down has lost its routes.
-    if !link.up || !seen.routes.contains(&route) {
-        node.net.set_pod_route(route).await?;
-        warn!(ip = %record.ip, link = link.name, "repaired: the route was missing or wrong");
+    Ok(())
+}
+
+/// Removes routes that bear our mark, but lead to an address of no attachment.
+async fn remove_stray_routes(node: &Node, seen: &Seen) -> Result<(), Failure> {
+    let unknown = |ip| !node.journal.book().attachments.values().any(|record| record.has(ip));
+    for route in seen.routes.iter().filter(|route| unknown(route.ip)) {
+        // An ADD is in the journal before it takes this lock and makes the route.
+        let _address = node.addresses.lock(&route.ip).await;
+        if unknown(route.ip) {
+            node.net.remove_pod_route(*route).await?;
+            node.repairs.done(
+                Kind::PodRoute,
+                route.ip,
+                format_args!("a route to link {}, of no attachment", route.ifindex),
+            );
+        }
     }
     Ok(())
 }
@@ -185,7 +220,8 @@ async fn remove_strays(node: &Node, seen: &Seen) -> Result<(), Failure> {
         }
     }
     let names: HashSet<_> = book.attachments.values().map(|record| record.host_ifname.as_str()).collect();
-    for pin in seen.pins.iter().filter(|pin| matches!(pin.program, Program::FromPod | Program::ToPod)) {
+    let pins = node.dataplane().links()?;
+    for pin in pins.iter().filter(|pin| matches!(pin.program, Program::FromPod | Program::ToPod)) {
         if !names.contains(pin.ifname.as_str()) {
             warn!(link = pin.ifname, "removing the program of no attachment");
             node.dataplane().detach(&pin.ifname)?;
@@ -193,28 +229,14 @@ async fn remove_strays(node: &Node, seen: &Seen) -> Result<(), Failure> {
     }
     for link in &seen.links {
         if is_host_ifname(&link.name) && link.kind == "veth" && !names.contains(link.name.as_str()) {
+            if book.rebuilding {
+                // Nothing leads to it; but whether it is a pod's, nobody can tell.
+                warn!(link = link.name, "leaving a link that no journal knows to its namespace");
+                continue;
+            }
             warn!(link = link.name, "removing a link of no attachment");
             node.net.delete_link(link.index).await?;
         }
     }
     Ok(())
-}
-
-/// Whether only we give links such a name.
-fn is_host_ifname(name: &str) -> bool {
-    let lower_hex = |c: char| matches!(c, '0'..='9' | 'a'..='f');
-    name.strip_prefix(HOST_IFNAME_PREFIX).is_some_and(|rest| rest.len() == 11 && rest.chars().all(lower_hex))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_names_of_ours_are_ours() {
-        assert!(is_host_ifname("ipam0123456789a"));
-        for other in ["ipam", "ipam0", "ipam0123456789g", "ipam0123456789A", "veth0123456789a"] {
-            assert!(!is_host_ifname(other), "{other}");
-        }
-    }
 }

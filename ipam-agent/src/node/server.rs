@@ -104,6 +104,17 @@ async fn serve_call(node: &Arc<Node>, stream: UnixStream) {
 async fn answer(node: &Arc<Node>, connection: &mut Connection) -> Result<(), CniError> {
     // A connection that is closed without a request is how one asks whether somebody is there.
     let Some(request) = connection.receive().await? else { return Ok(()) };
+    let call = node.metrics.cni_call(&request);
+    let result = answer_request(node, connection, request).await;
+    call.ended(result.as_ref().err());
+    result
+}
+
+async fn answer_request(
+    node: &Arc<Node>,
+    connection: &mut Connection,
+    request: Request,
+) -> Result<(), CniError> {
     check_protocol(&request)?;
     let reply = match request {
         Request::Add { key, pod, netns, .. } => {
@@ -111,7 +122,7 @@ async fn answer(node: &Arc<Node>, connection: &mut Connection) -> Result<(), Cni
         }
         Request::Del { key, .. } => node.delete(&key).await.map(|()| Reply::Done)?,
         Request::Check { key, .. } => node.check(&key).await.map(Reply::Wire)?,
-        Request::Status { .. } => node.status().map(|()| Reply::Done)?,
+        Request::Status { .. } => node.status().await.map(|()| Reply::Done)?,
         Request::Gc { network, valid, .. } => {
             node.collect_garbage(&network, &valid).await.map(|()| Reply::Done)?
         }

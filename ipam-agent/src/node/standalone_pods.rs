@@ -124,8 +124,8 @@ impl StandalonePods {
                     None => {
                         let uid = former.uid();
                         let former = PodName { namespace: NAMESPACE.to_owned(), name: name.clone(), uid };
+                        // It may have finalizers, and stay for a while.
                         self.delete(&former).await.map_err(refused)?;
-                        continue;
                     }
                 }
             }

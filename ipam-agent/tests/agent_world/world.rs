@@ -3,13 +3,17 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::{
+    collections::HashMap,
     ffi::OsString,
     fs::{self, File},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     process::Command,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -21,6 +25,9 @@ use ipam_agent::{
     },
     dataplane::Dataplane,
     embedded::EmbeddedApi,
+    health::Health,
+    ipam::continuation::Limits,
+    metrics::Metrics,
     node::{self, NodeConfig},
 };
 use ipam_cni::{
@@ -29,6 +36,7 @@ use ipam_cni::{
     plugin,
     protocol::{PROTOCOL_VERSION, Request},
 };
+use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api,
     api::{Patch, PatchParams, PostParams},
@@ -92,6 +100,8 @@ pub struct World {
     pub api: EmbeddedApi,
     pub directory: TempDir,
     pub bpffs: PathBuf,
+    /// UIDs of the Pod objects that were made, by name.
+    pods: Mutex<HashMap<String, String>>,
 }
 
 /// A node agent in a thread of the node's namespace.
@@ -113,6 +123,15 @@ impl Agent {
     pub fn stop(mut self) -> anyhow::Result<()> {
         self.stop.cancel();
         self.join()
+    }
+
+    /// Waits until it ends by itself, and gives why.
+    pub fn ended(mut self) -> anyhow::Error {
+        wait_for("the agent to end", || self.thread.as_ref().unwrap().is_finished());
+        let error = self.join().unwrap_err();
+        let journal = File::open(&self.journal).unwrap();
+        wait_for("the journal to be closed", || journal.try_lock().is_ok());
+        error
     }
 
     fn join(&mut self) -> anyhow::Result<()> {
@@ -153,7 +172,7 @@ impl World {
         let directory = tempfile::tempdir().unwrap();
         let api = EmbeddedApi::open(&directory.path().join("api.redb")).unwrap();
         let bpffs = PathBuf::from(format!("/sys/fs/bpf/ipam-test-{}-{number}", std::process::id()));
-        Self { node, fabric, api, directory, bpffs }
+        Self { node, fabric, api, directory, bpffs, pods: Mutex::default() }
     }
 
     /// Closes the API's file, for another process to open.
@@ -180,16 +199,26 @@ impl World {
 
     /// Starts an agent and waits until it listens, or has failed.
     pub fn start_with(&self, config: NodeConfig) -> Agent {
+        let api = self.api.clone();
+        self.start_on(move || api.client(), config)
+    }
+
+    /// The same, with a client of its own, which is made in the agent's runtime: it has a task there.
+    pub fn start_on(
+        &self,
+        client: impl FnOnce() -> kube::Client + Send + 'static,
+        config: NodeConfig,
+    ) -> Agent {
         let (kill, stop) = (CancellationToken::new(), CancellationToken::new());
         let (killed, stopped) = (kill.clone(), stop.clone());
-        let (api, netns) = (self.api.clone(), Netns(self.node.0.try_clone().unwrap()));
+        let netns = Netns(self.node.0.try_clone().unwrap());
         let (socket, journal) = (config.socket.clone(), config.journal.clone());
         let thread = std::thread::spawn(move || {
             netns.enter();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 tokio::select! {
-                    result = node::run(api.client(), config, stopped) => result,
+                    result = node::run(client(), config, stopped) => result,
                     () = killed.cancelled() => Ok(()),
                 }
             })
@@ -213,6 +242,7 @@ impl World {
                 zone: "zone".into(),
                 max_enis: 2,
                 max_ips_per_eni: 9,
+                warm: None,
             };
             api.create(&PostParams::default(), &NodeENIConfig::new("n1", spec)).await.unwrap();
             let eni = EniStatus {
@@ -222,21 +252,47 @@ impl World {
                 subnet_cidr: "10.0.0.0/24".into(),
                 gateway: GATEWAY.to_string(),
                 primary_ip: "10.0.0.2".into(),
+                subnet_cidr_v6: None,
+                gateway_ipv6: None,
                 state: EniState::Attached,
             };
-            let status = NodeENIConfigStatus { eni_count: 1, enis: vec![eni], message: String::new() };
+            let status =
+                NodeENIConfigStatus { eni_count: 1, enis: vec![eni], ..NodeENIConfigStatus::default() };
             let patch = Patch::Merge(json!({ "status": status }));
             api.patch_status("n1", &PatchParams::default(), &patch).await.unwrap();
         });
     }
 
-    /// Binds an address to pod `default/<pod>` with UID `<pod>-uid`, as the controller would, and has the VPC
-    /// deliver it to the ENI.
-    pub fn bind(&self, ip: &str, pod: &str, epoch: i64) {
-        self.bind_uid(ip, pod, &format!("{pod}-uid"), epoch);
+    /// Creates pod `default/<pod>`, unless it is there.
+    pub fn create_pod(&self, pod: &str) {
+        if self.pods.lock().unwrap().contains_key(pod) {
+            return;
+        }
+        let uid = self.with_api(async |client| {
+            let object = json!({
+                "apiVersion": "v1", "kind": "Pod", "metadata": { "name": pod },
+                "spec": { "nodeName": "n1", "containers": [{ "name": "c", "image": "none" }] },
+            });
+            let api: Api<Pod> = Api::namespaced(client, "default");
+            let made = api.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await;
+            made.unwrap().metadata.uid.unwrap()
+        });
+        self.pods.lock().unwrap().insert(pod.to_owned(), uid);
     }
 
-    /// The same for a pod of another UID.
+    /// Binds an address to pod `default/<pod>`, which is made if need be, as the controller would, and has the VPC
+    /// deliver it to the ENI.
+    pub fn bind(&self, ip: &str, pod: &str, epoch: i64) {
+        self.create_pod(pod);
+        self.bind_uid(ip, pod, &self.pod_uid(pod), epoch);
+    }
+
+    /// UID of a pod that was made here; of any other pod, one that no object has.
+    pub fn pod_uid(&self, pod: &str) -> String {
+        self.pods.lock().unwrap().get(pod).cloned().unwrap_or_else(|| format!("{pod}-uid"))
+    }
+
+    /// The same for a pod that is there, of this UID.
     pub fn bind_uid(&self, ip: &str, pod: &str, uid: &str, epoch: i64) {
         self.fabric.ip(&format!("neigh replace {ip} lladdr {ENI_MAC} dev gw0 nud permanent"));
         self.with_api(async |client| {
@@ -287,8 +343,8 @@ impl World {
         netns: Option<&Netns>,
         extra: Value,
     ) -> Result<Value, CniError> {
-        let args =
-            format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod};K8S_POD_UID={pod}-uid");
+        let uid = self.pod_uid(pod);
+        let args = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod};K8S_POD_UID={uid}");
         self.cni_with(command, container, &args, netns, extra)
     }
 
@@ -339,7 +395,7 @@ impl World {
 
     /// Addresses in the route map and names of links with a program of `from_pod`. Only while no agent runs: this
     /// loads the dataplane.
-    pub fn dataplane(&self) -> (Vec<Ipv4Addr>, Vec<String>) {
+    pub fn dataplane(&self) -> (Vec<IpAddr>, Vec<String>) {
         self.node.run(|| {
             let dataplane = Dataplane::open(&self.bpffs).unwrap();
             let routes = dataplane.routes().unwrap().into_iter().map(|(ip, _)| ip).collect();
@@ -348,7 +404,6 @@ impl World {
         })
     }
 
-    /// Nothing of any pod is left on the node.
     /// Whether the node's ENI is up and ADD can be served. Before the ENI is known STATUS is fine as well: it would
     /// come with the first pod.
     pub fn is_ready(&self) -> bool {
@@ -357,6 +412,7 @@ impl World {
             && self.cni("STATUS", "x", "x", None, Value::Null).is_ok()
     }
 
+    /// Nothing of any pod is left on the node.
     pub fn assert_bare(&self) {
         wait_for("links and routes to go", || self.wiring() == (vec![], vec![]));
     }
@@ -381,9 +437,17 @@ pub fn config(directory: &Path, bpffs: &Path) -> NodeConfig {
         socket: directory.join("run/cni.sock"),
         journal: directory.join("node.redb"),
         bpffs_dir: bpffs.to_owned(),
+        attachment: None,
         stack_cidrs: vec![],
+        masquerade_file: None,
         create_pods: None,
         gc_period: Duration::from_millis(400),
+        metrics: Metrics::default(),
+        health: Health::default(),
+        debug_socket: directory.join("run/agent.sock"),
+        hold_repairs: None,
+        self_fence: None,
+        offline: Limits { strict: Duration::from_secs(600), optimistic: Duration::from_secs(30) },
     }
 }
 

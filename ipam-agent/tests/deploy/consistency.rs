@@ -9,10 +9,11 @@ use crate::manifests::{items, overlays};
 
 /// The namespace of everything that has one.
 const NAMESPACE: &str = "kube-system";
-const CLUSTER_SCOPED: [&str; 5] = [
+const CLUSTER_SCOPED: [&str; 6] = [
     "ClusterRole",
     "ClusterRoleBinding",
     "CustomResourceDefinition",
+    "MutatingWebhookConfiguration",
     "ValidatingAdmissionPolicy",
     "ValidatingAdmissionPolicyBinding",
 ];
@@ -86,11 +87,9 @@ fn selectors_find_the_pods() {
         let apart = &controller["template"]["spec"]["affinity"]["podAntiAffinity"];
         let apart = &apart["requiredDuringSchedulingIgnoredDuringExecution"][0];
         assert_eq!(apart["labelSelector"], controller["selector"]);
-        // Until there is leader election.
-        assert_eq!(
-            (&controller["replicas"], &controller["strategy"]["type"]),
-            (&json!(1), &json!("Recreate"))
-        );
+        assert_eq!(controller["replicas"], 2);
+        // A third would find no node where the two are on the only ones.
+        assert_eq!(controller["strategy"]["rollingUpdate"], json!({ "maxSurge": 0, "maxUnavailable": 1 }));
     }
 }
 

@@ -3,8 +3,8 @@
 use std::{ffi::OsStr, path::Path};
 
 use clap::CommandFactory as _;
-use ipam_agent::{cli::Cli, cloud::fixed::Fixed};
-use serde_json::Value;
+use ipam_agent::{cli::Cli, cloud::fixed::Fixed, metrics::ListenAddress};
+use serde_json::{Value, json};
 
 use crate::manifests::{Manifests, deploy, items, overlays, texts};
 
@@ -36,6 +36,9 @@ fn variable(manifests: &Manifests, container: &Value, name: &str) -> Option<Stri
         if from["fieldRef"]["fieldPath"] == "spec.nodeName" {
             return Some("node-1".to_owned());
         }
+        if from["fieldRef"]["fieldPath"] == "status.hostIP" {
+            return Some("fd00::7".to_owned());
+        }
         let key = &from["configMapKeyRef"];
         return data(key, key["key"].as_str().unwrap());
     }
@@ -48,12 +51,43 @@ fn variable(manifests: &Manifests, container: &Value, name: &str) -> Option<Stri
 fn every_argument_is_one_that_the_program_takes() {
     for manifests in overlays() {
         for (_, container) in manifests.containers() {
-            assert_eq!(container["command"], serde_json::json!(["/ipam-agent"]));
+            assert_eq!(container["command"], json!(["/ipam-agent"]));
             let arguments = arguments(manifests, container);
             let command = std::iter::once("ipam-agent").chain(arguments.iter().map(String::as_str));
             if let Err(error) = Cli::command().try_get_matches_from(command) {
                 panic!("{}: {error}", manifests.overlay);
             }
+        }
+    }
+}
+
+/// Probes, scrapes and the program speak of one port.
+#[test]
+fn what_is_probed_and_scraped_is_where_the_program_listens() {
+    for manifests in overlays() {
+        for subcommand in ["controller", "node"] {
+            let (pod, container) = manifests.running(subcommand);
+            let command = ["ipam-agent".to_owned()].into_iter().chain(arguments(manifests, container));
+            let matches = Cli::command().try_get_matches_from(command).unwrap();
+            let (_, matches) = matches.subcommand().unwrap();
+            let address = matches.get_one::<ListenAddress>("metrics_address").unwrap().0.unwrap();
+            assert!(!address.ip().is_loopback(), "a kubelet probes the pod's address");
+            let port = items(&container["ports"]).find(|port| port["name"] == "metrics").unwrap();
+            assert_eq!(port["containerPort"], address.port());
+            let probed = ["livenessProbe", "readinessProbe", "startupProbe"].map(|probe| &container[probe]);
+            let paths = probed.map(|probe| probe["httpGet"]["path"].as_str());
+            let startup = (subcommand == "node").then_some("/healthz");
+            assert_eq!(paths, [Some("/healthz"), Some("/readyz"), startup], "{subcommand}");
+            for probe in probed.into_iter().filter(|probe| !probe.is_null()) {
+                assert_eq!(probe["httpGet"]["port"], "metrics");
+                // The program answers within three seconds, whatever is wrong.
+                assert!(probe["timeoutSeconds"].as_u64().unwrap() > 3);
+            }
+            let workload = manifests.workloads().find(|it| &it["spec"]["template"]["spec"] == pod).unwrap();
+            let annotations = &workload["spec"]["template"]["metadata"]["annotations"];
+            assert_eq!(annotations["prometheus.io/scrape"], "true");
+            assert_eq!(annotations["prometheus.io/port"], address.port().to_string());
+            assert_eq!(annotations["prometheus.io/path"], "/metrics");
         }
     }
 }

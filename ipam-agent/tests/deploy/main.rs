@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod aws;
 mod consistency;
 mod flags;
 mod manifests;
 mod node_policy;
 mod permissions;
 mod privileges;
+mod webhook;

@@ -30,6 +30,7 @@ fn acknowledgement() -> Write {
         },
     });
     let mut object = old.clone();
+    object["status"]["phase"] = json!("Retained");
     object["status"]["detached"] = json!({ "epoch": 3, "at": "2026-01-02T00:00:00Z" });
     let request = json!({
         "operation": "UPDATE",
@@ -97,6 +98,12 @@ fn allowed(write: &Write) {
 #[test]
 fn an_agent_acknowledges_the_detach_of_its_own_node() {
     allowed(&acknowledgement());
+    let mut unasked = acknowledgement();
+    unasked.old["status"]["phase"] = json!("Bound");
+    allowed(&unasked);
+    let mut of_former_release = acknowledgement();
+    of_former_release.object["status"]["phase"] = json!("Detaching");
+    allowed(&of_former_release);
     let mut first = acknowledgement();
     first.old["status"].as_object_mut().unwrap().remove("detached");
     allowed(&first);
@@ -115,7 +122,7 @@ fn others_are_not_concerned() {
     let mut controller = acknowledgement();
     controller.request["userInfo"]["username"] =
         json!("system:serviceaccount:kube-system:eni-ipam-controller");
-    controller.object["status"]["phase"] = json!("Retained");
+    controller.object["status"]["phase"] = json!("Cooldown");
     allowed(&controller);
 }
 
@@ -135,19 +142,26 @@ fn an_agent_writes_only_for_its_own_node() {
 
 #[test]
 fn an_agent_writes_only_acknowledgements() {
-    let mut bound = acknowledgement();
-    for object in [&mut bound.old, &mut bound.object] {
-        object["status"]["phase"] = json!("Bound");
+    for phase in ["Allocated", "Attaching", "Retained", "Cooldown", "Quarantined"] {
+        let mut write = acknowledgement();
+        write.old["status"]["phase"] = json!(phase);
+        refused(&write, "only the end of a binding");
     }
-    refused(&bound, "only what the controller is detaching");
+    for (from, to) in
+        [("Bound", "Bound"), ("Bound", "Detaching"), ("Bound", "Cooldown"), ("Detaching", "Bound")]
+    {
+        let mut write = acknowledgement();
+        (write.old["status"]["phase"], write.object["status"]["phase"]) = (json!(from), json!(to));
+        refused(&write, "and the phase Retained, and no other field");
+    }
     for epoch in [2, 4] {
         let mut write = acknowledgement();
         write.object["status"]["detached"]["epoch"] = json!(epoch);
-        refused(&write, "the epoch that is being detached");
+        refused(&write, "the epoch that is over");
     }
     let mut nothing = acknowledgement();
     nothing.object["status"].as_object_mut().unwrap().remove("detached");
-    refused(&nothing, "the epoch that is being detached");
+    refused(&nothing, "the epoch that is over");
 }
 
 /// Every field that the definition has, so that one that is added later is not forgotten.
@@ -160,11 +174,11 @@ fn an_agent_writes_no_other_field() {
     for field in fields.keys().filter(|field| *field != "detached") {
         let mut changed = acknowledgement();
         changed.object["status"][field] = json!("changed");
-        refused(&changed, "status.detached and no other field");
+        refused(&changed, "status.detached and the phase Retained, and no other field");
         let mut gone = acknowledgement();
         gone.old["status"][field] = json!("was there");
         gone.object["status"].as_object_mut().unwrap().remove(field);
-        refused(&gone, "status.detached and no other field");
+        refused(&gone, "status.detached and the phase Retained, and no other field");
     }
 }
 

@@ -1,68 +1,141 @@
-//! RBAC is what the code asks the API for: no verb less, none more.
+//! RBAC is what the programs ask the API for: no verb less, none more.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use clap::CommandFactory as _;
+use ipam_agent::cli::Cli;
 
 use crate::manifests::{Manifests, overlays, texts};
 
-type Permission = (String, String, String);
+/// What the programs asked for while all tests ran, as lines `FILE: VERB RESOURCE[.GROUP]`. A whole `cargo xtask test`
+/// compares it with what they asked for then, and with `--update` writes it.
+const USED: &str = include_str!("permissions.txt");
 
-/// `(group, resource, verbs)` of the controller.
-const CONTROLLER: &[(&str, &str, &str)] = &[
-    // `controller.rs`: five watches; `write::live`: the look before something is taken for gone.
-    ("", "pods", "get list watch"),
-    ("", "nodes", "get list watch"),
-    // `pods.rs` makes claims and brings them up to date; `claims.rs` deletes them and takes finalizers off.
-    ("eni-ipam.dev", "vpcipclaims", "get list watch create update delete"),
-    ("eni-ipam.dev", "vpcipclaims/status", "update"),
-    // `pool/round.rs` makes addresses; `addresses.rs` deletes them.
-    ("eni-ipam.dev", "vpcips", "get list watch create delete"),
-    ("eni-ipam.dev", "vpcips/status", "update"),
-    // `nodes.rs`, and `pool/round.rs` for the status.
-    ("eni-ipam.dev", "nodeeniconfigs", "get list watch create update delete"),
-    ("eni-ipam.dev", "nodeeniconfigs/status", "update"),
-    // `kube::runtime::events::Recorder`: an event that repeats is patched.
-    ("events.k8s.io", "events", "create patch"),
+/// File and name of the roles of each program.
+const PROGRAMS: [(&str, &str); 2] = [
+    ("deploy/base/controller-rbac.yaml", "eni-ipam-controller"),
+    ("deploy/base/node-rbac.yaml", "eni-ipam-node"),
 ];
 
-/// `(group, resource, verbs)` of the node agent.
-const NODE: &[(&str, &str, &str)] = &[
-    // `bindings.rs` and `eni.rs` watch; kube's watcher gets and lists.
-    ("eni-ipam.dev", "vpcips", "get list watch"),
-    ("eni-ipam.dev", "nodeeniconfigs", "get list watch"),
-    // `bindings.rs`, to say why a pod has no address.
-    ("eni-ipam.dev", "vpcipclaims", "get"),
-    // `ack.rs`.
-    ("eni-ipam.dev", "vpcips/status", "patch"),
+/// Where a permission is for named objects only: resource and group, verbs, names. `create` knows no name, and for
+/// certificates there is none: see `webhook.yaml`.
+const NAMED: &[(&str, &str, &[&str])] = &[
+    // `crds/served.rs`: the definitions of this very version.
+    (
+        "customresourcedefinitions.apiextensions.k8s.io",
+        "get",
+        &["nodeeniconfigs.eni-ipam.dev", "vpcipclaims.eni-ipam.dev", "vpcips.eni-ipam.dev"],
+    ),
+    // `leader/elector.rs`.
+    ("leases.coordination.k8s.io", "get update", &["eni-ipam-controller"]),
+    // `webhook/certificates.rs`: its certificates and, for the `caBundle`, its configuration.
+    ("secrets", "get list watch update", &["eni-ipam-webhook"]),
+    (
+        "mutatingwebhookconfigurations.admissionregistration.k8s.io",
+        "get list watch patch",
+        &["eni-ipam-webhook"],
+    ),
 ];
+
+/// Resources of which a program needs only those in its own namespace.
+const AT_HOME: [&str; 2] = ["leases.coordination.k8s.io", "secrets"];
+
+/// Verb, and resource with its group.
+type Permission = (String, String);
+
+/// The permissions in a role, each with the names of the only objects that it is for.
+type Granted = BTreeMap<Permission, BTreeSet<String>>;
 
 #[test]
-fn each_role_is_what_its_program_asks_for() {
+fn each_role_grants_what_its_program_asks_for_and_no_more() {
     for manifests in overlays() {
-        for (role, wanted) in [("eni-ipam-controller", CONTROLLER), ("eni-ipam-node", NODE)] {
-            let wanted: BTreeSet<Permission> = wanted
-                .iter()
-                .flat_map(|(group, resource, verbs)| {
-                    verbs.split(' ').map(|verb| (group.to_string(), resource.to_string(), verb.to_owned()))
-                })
+        for (file, role) in PROGRAMS {
+            let prefix = format!("{file}: ");
+            let used: BTreeSet<Permission> = USED
+                .lines()
+                .filter_map(|line| line.strip_prefix(&prefix)?.split_once(' '))
+                .map(|(verb, resource)| (verb.to_owned(), resource.to_owned()))
                 .collect();
-            assert_eq!(granted(manifests, role), wanted, "{}: {role}", manifests.overlay);
+            assert!(!used.is_empty(), "nothing is written down of {file}");
+            let (at_home, everywhere): (BTreeSet<_>, BTreeSet<_>) =
+                used.into_iter().partition(|(_, resource)| AT_HOME.contains(&resource.as_str()));
+            for (kind, used) in [("ClusterRole", everywhere), ("Role", at_home)] {
+                let granted: BTreeSet<_> = granted(manifests, kind, role).into_keys().collect();
+                let missing: Vec<_> = used.difference(&granted).collect();
+                let unused: Vec<_> = granted.difference(&used).collect();
+                assert!(
+                    missing.is_empty() && unused.is_empty(),
+                    "{}: {kind} {role}: not granted {missing:?}; granted for nothing {unused:?}",
+                    manifests.overlay
+                );
+            }
         }
         assert_eq!(manifests.of_kind("ClusterRole").count(), 2, "a role that this test does not know");
-        assert_eq!(manifests.of_kind("Role").count(), 0, "a role that this test does not know");
+        assert_eq!(manifests.of_kind("Role").count(), 1, "a role that this test does not know");
     }
 }
 
-fn granted(manifests: &Manifests, role: &str) -> BTreeSet<Permission> {
-    let mut granted = BTreeSet::new();
-    for rule in manifests.one("ClusterRole", role)["rules"].as_array().unwrap() {
-        let fields: Vec<&str> = rule.as_object().unwrap().keys().map(String::as_str).collect();
-        assert_eq!(fields, ["apiGroups", "resources", "verbs"], "{role}: a rule of another form");
-        for group in texts(&rule["apiGroups"]) {
-            for resource in texts(&rule["resources"]) {
-                for verb in texts(&rule["verbs"]) {
-                    assert!(![group, resource, verb].iter().any(|it| it.contains('*')), "{role}: {rule}");
-                    let new = granted.insert((group.to_owned(), resource.to_owned(), verb.to_owned()));
-                    assert!(new, "{role}: {verb} {resource} is granted twice");
+#[test]
+fn a_permission_for_single_objects_names_them() {
+    let wanted = |(verb, resource): &Permission| {
+        let named = NAMED
+            .iter()
+            .find(|(known, verbs, _)| known == resource && verbs.split(' ').any(|known| known == verb));
+        named.map_or_else(BTreeSet::new, |(.., names)| names.iter().map(|&name| name.to_owned()).collect())
+    };
+    for manifests in overlays() {
+        for (_, role) in PROGRAMS {
+            for kind in ["ClusterRole", "Role"] {
+                for (permission, names) in granted(manifests, kind, role) {
+                    assert_eq!(names, wanted(&permission), "{}: {role}: {permission:?}", manifests.overlay);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_lease_is_the_one_that_the_controller_asks_for() {
+    let command = Cli::command();
+    let controller = command.find_subcommand("controller").unwrap();
+    let default = |id: &str| {
+        let argument = controller.get_arguments().find(|argument| argument.get_id() == id).unwrap();
+        argument.get_default_values()[0].to_str().unwrap().to_owned()
+    };
+    for manifests in overlays() {
+        let args = texts(&manifests.running("controller").1["args"]);
+        assert!(args.contains(&"--leader-elect"), "{}: two controllers act", manifests.overlay);
+        assert!(
+            !args.iter().any(|argument| argument.starts_with("--leader-elect-resource")),
+            "then the role too"
+        );
+        let role = manifests.one("Role", "eni-ipam-controller");
+        assert_eq!(role["metadata"]["namespace"], default("leader_elect_resource_namespace"));
+        let of_leases = ("update".to_owned(), "leases.coordination.k8s.io".to_owned());
+        let named = &granted(manifests, "Role", "eni-ipam-controller")[&of_leases];
+        assert_eq!(named.iter().collect::<Vec<_>>(), [&default("leader_elect_resource_name")]);
+    }
+}
+
+fn granted(manifests: &Manifests, kind: &str, role: &str) -> Granted {
+    let mut granted = Granted::new();
+    for object in manifests.of_kind(kind).filter(|object| object["metadata"]["name"] == role) {
+        for rule in object["rules"].as_array().unwrap() {
+            let known = ["apiGroups", "resources", "resourceNames", "verbs"];
+            for field in rule.as_object().unwrap().keys() {
+                assert!(known.contains(&field.as_str()), "{role}: {field} is unknown to this test");
+            }
+            let list = |field: &str| texts(&rule[field]);
+            for group in list("apiGroups") {
+                let dot = if group.is_empty() { "" } else { "." };
+                for resource in list("resources") {
+                    for verb in list("verbs") {
+                        let permission = (verb.to_owned(), format!("{resource}{dot}{group}"));
+                        assert!(!format!("{permission:?}").contains('*'), "{role}: {rule}");
+                        let names = list("resourceNames").into_iter().map(str::to_owned).collect();
+                        let twice = granted.insert(permission, names);
+                        assert!(twice.is_none(), "{role}: granted twice: {rule}");
+                    }
                 }
             }
         }
@@ -74,18 +147,24 @@ fn granted(manifests: &Manifests, role: &str) -> BTreeSet<Permission> {
 fn each_role_is_bound_to_the_account_of_its_program() {
     for manifests in overlays() {
         for (name, subcommand) in [("eni-ipam-controller", "controller"), ("eni-ipam-node", "node")] {
-            let binding = manifests.one("ClusterRoleBinding", name);
-            assert_eq!(binding["roleRef"]["kind"], "ClusterRole");
-            assert_eq!(binding["roleRef"]["name"], name);
-            let [subject] = binding["subjects"].as_array().unwrap().as_slice() else {
-                panic!("{name}: more than one subject")
-            };
             let account = manifests.one("ServiceAccount", name);
-            assert_eq!(subject["kind"], "ServiceAccount");
-            assert_eq!(subject["name"], account["metadata"]["name"]);
-            assert_eq!(subject["namespace"], account["metadata"]["namespace"]);
             let (pod, _) = manifests.running(subcommand);
             assert_eq!(pod["serviceAccountName"], account["metadata"]["name"]);
+            for role in ["ClusterRole", "Role"] {
+                let Some(_) = manifests.of_kind(role).find(|object| object["metadata"]["name"] == name)
+                else {
+                    continue;
+                };
+                let binding = manifests.one(&format!("{role}Binding"), name);
+                assert_eq!(binding["roleRef"]["kind"], role);
+                assert_eq!(binding["roleRef"]["name"], name);
+                let [subject] = binding["subjects"].as_array().unwrap().as_slice() else {
+                    panic!("{name}: more than one subject")
+                };
+                assert_eq!(subject["kind"], "ServiceAccount");
+                assert_eq!(subject["name"], account["metadata"]["name"]);
+                assert_eq!(subject["namespace"], account["metadata"]["namespace"]);
+            }
         }
     }
 }

@@ -42,9 +42,10 @@ fn only_the_agent_has_capabilities_and_only_nodes_have_host_paths() {
                 })
                 .collect();
             let (capabilities, paths): (&[&str], &[&str]) = match container["args"][0].as_str().unwrap() {
-                "node" => {
-                    (&["BPF", "NET_ADMIN", "PERFMON"], &["/run/eni-ipam", "/sys/fs/bpf", "/var/lib/eni-ipam"])
-                }
+                "node" => (
+                    &["BPF", "NET_ADMIN", "PERFMON", "SYS_RESOURCE"],
+                    &["/run/eni-ipam", "/sys/fs/bpf", "/var/lib/eni-ipam"],
+                ),
                 "install" => (&[], &["/etc/cni/net.d", "/opt/cni/bin"]),
                 "controller" => {
                     assert_eq!(pod["securityContext"]["runAsNonRoot"], true);

@@ -31,7 +31,8 @@ fn call(a: &Attachment, verb: &str, socket: &Path) -> crate::runner::Call {
 fn no_agent() {
     let a = Attachment::new();
     for (verb, code) in VERBS {
-        let error = call(&a, verb, Path::new("/nonexistent/cni.sock")).run().error(code);
+        let error =
+            call(&a, verb, Path::new("/nonexistent/cni.sock")).field("timeoutSeconds", 1).run().error(code);
         assert!(error["msg"].as_str().unwrap().contains("/nonexistent/cni.sock"), "{error}");
     }
 }
@@ -39,12 +40,45 @@ fn no_agent() {
 #[test]
 fn an_agent_that_hangs_up() {
     let a = Attachment::new();
-    let agent = Agent::play(|listener| VERBS.map(|_| Peer::accept(listener).request().unwrap()));
+    let agent = Agent::play(|listener| {
+        let mut asked = Vec::new();
+        while let Some(request) = Peer::accept(listener).request() {
+            asked.push(request);
+        }
+        asked
+    });
     for (verb, code) in VERBS {
-        let error = call(&a, verb, &agent.socket).run().error(code);
+        let error = call(&a, verb, &agent.socket).field("timeoutSeconds", 1).run().error(code);
         assert!(error["details"].as_str().unwrap().contains("hung up"), "{error}");
     }
-    agent.finish();
+    drop(std::os::unix::net::UnixStream::connect(&agent.socket).unwrap());
+    let asked = agent.finish();
+    let adds = asked.iter().filter(|request| matches!(request, Request::Add { .. })).count();
+    let dels = asked.iter().filter(|request| matches!(request, Request::Del { .. })).count();
+    assert!(adds == 1 && dels > 1, "only what can be asked for twice is: {asked:?}");
+}
+
+#[test]
+fn an_agent_that_is_restarted() {
+    let a = Attachment::new();
+    let agent = Agent::play(|listener| {
+        Peer::accept(listener).request().unwrap();
+        serve(listener, &Reply::Done)
+    });
+    call(&a, "DEL", &agent.socket).run().done();
+    assert!(matches!(agent.finish(), Request::Del { .. }));
+    // The same with nobody at the socket for a moment.
+    let dir = tempfile::TempDir::new().unwrap();
+    let socket = dir.path().join("cni.sock");
+    let late = std::thread::spawn({
+        let socket = socket.clone();
+        move || {
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            serve(&std::os::unix::net::UnixListener::bind(socket).unwrap(), &Reply::Done)
+        }
+    });
+    call(&a, "STATUS", &socket).run().done();
+    assert!(matches!(late.join().unwrap(), Request::Status { .. }));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
+use ipam_lab::caller::Door;
 use ipam_lab::lab::scope;
 use ipam_lab::story::{self, Told};
 
@@ -34,7 +35,7 @@ async fn main() -> ExitCode {
     }
     let start = Instant::now();
     let progress = std::io::stderr().is_terminal() && !args.json;
-    let outcome = story::tell("demo", |title, told| match told {
+    let outcome = story::tell(Door::Tencent, "demo", |title, told| match told {
         None if progress => eprint!("  …  {title}\r"),
         Some(told) if !args.json => print(told),
         _ => {}

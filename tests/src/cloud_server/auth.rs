@@ -95,7 +95,7 @@ pub fn signature_of(
 }
 
 /// HMAC-SHA256 as RFC 2104 defines it.
-fn hmac(key: &[u8], message: &str) -> [u8; 32] {
+pub(super) fn hmac(key: &[u8], message: &str) -> [u8; 32] {
     let mut block = [0_u8; BLOCK];
     if key.len() > BLOCK {
         block[..32].copy_from_slice(&Sha256::digest(key));

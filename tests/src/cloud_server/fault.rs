@@ -58,6 +58,9 @@ pub enum FaultKind {
     Late(Duration),
     /// A Describe shows things as they were this long ago. Other actions: no fault.
     StaleDescribe(Duration),
+    /// A Create or Attach is begun and never ends: the ENI stays PENDING or ATTACHING until it is detached or
+    /// deleted. Other actions: no fault.
+    Stuck,
     /// Half of a batch of addresses is done, then `InternalError`. Other actions: `InternalError`, and
     /// nothing is done.
     PartialBatch,

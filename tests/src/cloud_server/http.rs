@@ -1,4 +1,4 @@
-//! The cloud's front door: connections, the common headers, rates, faults, and the form of answers.
+//! What both front doors have in common: connections, rates, faults, and the record of calls.
 
 use std::{
     sync::PoisonError,
@@ -6,28 +6,48 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Request, Response, StatusCode, request::Parts};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{Call, CloudServer, FaultKind, auth, error::ApiError};
+use super::{Call, CloudServer, FaultKind, error::ApiError};
 
-const ACTIONS: [&str; 10] = [
-    "CreateNetworkInterface",
-    "AttachNetworkInterface",
-    "DetachNetworkInterface",
-    "DeleteNetworkInterface",
-    "DescribeNetworkInterfaces",
-    "AssignPrivateIpAddresses",
-    "UnassignPrivateIpAddresses",
-    "MigratePrivateIpAddress",
-    "DescribeSubnets",
-    "DescribeVpcTaskResult",
-];
-/// The largest request of API 3.0 with this signature.
+/// The largest request that is read.
 const BODY_BYTES: usize = 10 << 20;
+/// The code of a call that came too fast, at either door.
+pub const THROTTLED: &str = "RequestLimitExceeded";
+
+/// A front door: one cloud's way of asking and answering.
+pub trait Door: Send + Sync + 'static {
+    /// What an action comes to.
+    type Answer: Send;
+
+    /// The action and its parameters.
+    fn read(head: &Parts, body: &Bytes) -> (String, Value);
+
+    /// Checks everything but the action's own parameters.
+    fn admit(
+        server: &CloudServer,
+        head: &Parts,
+        body: &Bytes,
+        action: &str,
+        params: &Value,
+    ) -> Result<(), ApiError>;
+
+    /// Does what a call asks for.
+    fn run(
+        server: &CloudServer,
+        head: &Parts,
+        request: &str,
+        call: (&str, &Value),
+        fault: Option<&FaultKind>,
+    ) -> impl Future<Output = Result<Self::Answer, ApiError>> + Send;
+
+    /// The answer as it is sent.
+    fn render(request: &str, action: &str, outcome: Result<Self::Answer, ApiError>) -> Response<Full<Bytes>>;
+}
 
 /// The connection is to end without an answer.
 #[derive(Debug, thiserror::Error)]
@@ -35,15 +55,16 @@ const BODY_BYTES: usize = 10 << 20;
 struct HangUp;
 
 /// Serves connections until it is dropped, and they with it.
-pub async fn accept(server: CloudServer, listener: tokio::net::TcpListener) {
+pub async fn accept<D: Door>(server: CloudServer, listener: tokio::net::TcpListener) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 let Ok((stream, _)) = accepted else { continue };
+                let port = stream.local_addr().map_or(0, |address| address.port());
                 let server = server.clone();
                 connections.spawn(async move {
-                    let service = service_fn(|request| answer(&server, request));
+                    let service = service_fn(|request| answer::<D>(&server, port, request));
                     // An error here is a client that went, or a fault that was ordered.
                     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
                 });
@@ -53,47 +74,45 @@ pub async fn accept(server: CloudServer, listener: tokio::net::TcpListener) {
     }
 }
 
-async fn answer(server: &CloudServer, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, HangUp> {
+async fn answer<D: Door>(
+    server: &CloudServer,
+    port: u16,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, HangUp> {
     let (head, body) = request.into_parts();
-    let action = text(&head.headers, "x-tc-action").unwrap_or_default().to_owned();
     let body = Limited::new(body, BODY_BYTES).collect().await.map_err(|_| HangUp)?.to_bytes();
-    let params: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+    let (action, params) = D::read(&head, &body);
 
     let at = Instant::now();
-    let mut fault = None;
-    let outcome = match server.admit(&head.method, head.uri.path(), &head.headers, &body, &action, at) {
-        Err(error) => Err(error),
-        Ok(()) => {
-            fault = server.inner.faults.strike(&action);
-            Ok(())
-        }
-    };
+    let admitted = D::admit(server, &head, &body, &action, &params);
+    let admitted = admitted.and_then(|()| server.keep_rate(&action, at));
+    let fault = if admitted.is_ok() { server.inner.faults.strike(&action) } else { None };
     let request_id = CloudServer::request_id();
-    let outcome = match (outcome, &fault) {
+    let outcome = match (admitted, &fault) {
         (Err(error), _) => Err(error),
-        (_, Some(FaultKind::Throttle)) => {
-            Err(ApiError::new("RequestLimitExceeded", "the rate of calls is exceeded"))
-        }
+        (_, Some(FaultKind::Throttle)) => Err(ApiError::new(THROTTLED, "the rate of calls is exceeded")),
         (_, Some(FaultKind::Error { code, message })) => Err(ApiError::new(code, message)),
         (_, Some(FaultKind::Http500)) => Err(ApiError::new("Http500", "")),
-        (_, fault) => server.run(&request_id, &action, &params, fault.as_ref()).await,
+        (_, fault) => D::run(server, &head, &request_id, (&action, &params), fault.as_ref()).await,
     };
+    let name = action.clone();
     server.record(Call {
         action,
+        port,
         at,
         params,
         outcome: outcome.as_ref().map_or_else(|error| error.code.clone(), |_| "OK".into()),
     });
 
-    let mut response = match outcome {
-        Ok(answer) => answer,
-        Err(error) => json!({ "Error": { "Code": error.code, "Message": error.message } }),
-    };
-    response["RequestId"] = json!(request_id);
-    let mut text = json!({ "Response": response }).to_string();
+    let response = D::render(&request_id, &name, outcome);
     match fault {
         Some(FaultKind::TimeoutAfterSuccess) => return Err(HangUp),
-        Some(FaultKind::TornAnswer) => text.truncate(text.len() / 2),
+        Some(FaultKind::TornAnswer) => {
+            let (head, body) = response.into_parts();
+            let mut body = body.collect().await.map_err(|_| HangUp)?.to_bytes();
+            body.truncate(body.len() / 2);
+            return Ok(Response::from_parts(head, Full::from(body)));
+        }
         Some(FaultKind::Late(delay)) => tokio::time::sleep(delay).await,
         Some(FaultKind::Http500) => {
             let mut page = Response::new(Full::from("<html><h1>500 Internal Server Error</h1></html>"));
@@ -102,52 +121,17 @@ async fn answer(server: &CloudServer, request: Request<Incoming>) -> Result<Resp
         }
         _ => {}
     }
-    let mut response = Response::new(Full::from(text));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
 
 impl CloudServer {
-    /// Checks everything but the action's own parameters.
-    fn admit(
-        &self,
-        method: &Method,
-        path: &str,
-        headers: &HeaderMap,
-        body: &[u8],
-        action: &str,
-        at: Instant,
-    ) -> Result<(), ApiError> {
-        let state = self.state();
-        let config = &state.vpc.config;
-        if method != Method::POST || path != "/" {
-            return Err(ApiError::new("UnsupportedProtocol", "POST to / only"));
-        }
-        let (id, key) = &config.secret;
-        let now = jiff::Timestamp::now().as_second();
-        auth::verify(headers, body, "vpc", (id, key), now)?;
-        if text(headers, "x-tc-version") != Some("2017-03-12") {
-            return Err(ApiError::new("NoSuchVersion", "X-TC-Version must be 2017-03-12"));
-        }
-        if text(headers, "x-tc-region") != Some(&config.region) {
-            return Err(ApiError::new("UnsupportedRegion", format!("X-TC-Region must be {}", config.region)));
-        }
-        if !ACTIONS.contains(&action) {
-            return Err(ApiError::new("InvalidAction", format!("{action:?} is no action")));
-        }
-        if serde_json::from_slice::<serde_json::Map<String, Value>>(body).is_err() {
-            return Err(ApiError::new("InvalidParameter", "the body is no JSON object"));
-        }
-        let Some(limit) = config.quotas.calls_per_second else { return Ok(()) };
-        drop(state);
+    fn keep_rate(&self, action: &str, at: Instant) -> Result<(), ApiError> {
+        let Some(limit) = self.state().vpc.config.quotas.calls_per_second else { return Ok(()) };
         let calls = self.inner.calls.lock().unwrap_or_else(PoisonError::into_inner);
         let second = |call: &&Call| at.duration_since(call.at) < Duration::from_secs(1);
-        let served = |call: &&Call| call.action == action && call.outcome != "RequestLimitExceeded";
+        let served = |call: &&Call| call.action == action && call.outcome != THROTTLED;
         if calls.iter().rev().take_while(second).filter(served).count() >= limit {
-            return Err(ApiError::new(
-                "RequestLimitExceeded",
-                format!("{limit} {action} in a second at most"),
-            ));
+            return Err(ApiError::new(THROTTLED, format!("{limit} {action} in a second at most")));
         }
         Ok(())
     }
@@ -157,6 +141,7 @@ impl CloudServer {
     }
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+/// A header's text.
+pub fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }

@@ -5,10 +5,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv6Addr},
 };
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::{CloudConfig, InstanceConfig, SubnetConfig, error::ApiError};
 
@@ -44,7 +44,7 @@ pub enum AddressState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     /// The address.
-    pub ip: Ipv4Addr,
+    pub ip: IpAddr,
     /// Whether it is the ENI's first, which stays as long as the ENI.
     pub primary: bool,
     /// Where it stands.
@@ -74,6 +74,10 @@ pub struct Eni {
     pub tags: BTreeMap<String, String>,
     /// The task that is at it.
     pub task: Option<String>,
+    /// How often it was attached.
+    pub attached: u32,
+    /// Its task never ends; it can be detached and deleted nevertheless.
+    pub stuck: bool,
 }
 
 /// What a task does.
@@ -88,11 +92,11 @@ pub enum Change {
     /// Deletes the ENI.
     Delete(String),
     /// Assigns the addresses.
-    Assign(String, Vec<Ipv4Addr>),
+    Assign(String, Vec<IpAddr>),
     /// Unassigns the addresses.
-    Unassign(String, Vec<Ipv4Addr>),
+    Unassign(String, Vec<IpAddr>),
     /// Moves the address from one ENI to another.
-    Migrate(String, String, Ipv4Addr),
+    Migrate(String, String, IpAddr),
 }
 
 /// How a task goes.
@@ -115,6 +119,8 @@ pub struct Create {
     pub subnet: String,
     /// Its tags.
     pub tags: BTreeMap<String, String>,
+    /// Its primary address; absent: the cloud chooses.
+    pub ip: Option<IpAddr>,
     /// Makes a repeated call find the first one's ENI.
     pub token: Option<String>,
 }
@@ -125,7 +131,13 @@ pub struct Vpc {
     pub(super) config: CloudConfig,
     pub(super) enis: BTreeMap<String, Eni>,
     pub(super) tasks: BTreeMap<String, Task>,
-    pub(super) foreign: BTreeSet<Ipv4Addr>,
+    pub(super) foreign: BTreeSet<IpAddr>,
+    /// Addresses at the beginning of a subnet that nobody can have.
+    pub(super) reserved: u32,
+    /// Next hop of every subnet for IPv6.
+    pub(super) gateway_v6: Ipv6Addr,
+    /// Tags of subnets, by subnet.
+    pub(super) subnet_tags: BTreeMap<String, BTreeMap<String, String>>,
     tokens: BTreeMap<String, (Create, Eni)>,
     created: u32,
 }
@@ -140,6 +152,9 @@ impl Vpc {
             enis: BTreeMap::new(),
             tasks: BTreeMap::new(),
             foreign: BTreeSet::new(),
+            reserved: 2,
+            gateway_v6: super::GATEWAY_V6,
+            subnet_tags: BTreeMap::new(),
             tokens: BTreeMap::new(),
             created: 0,
         }
@@ -150,7 +165,7 @@ impl Vpc {
         found.ok_or_else(|| ApiError::new("ResourceNotFound", format!("subnet {id} does not exist")))
     }
 
-    fn instance(&self, id: &str) -> Answer<&InstanceConfig> {
+    pub(super) fn instance(&self, id: &str) -> Answer<&InstanceConfig> {
         let found = self.config.instances.get(id);
         found.ok_or_else(|| ApiError::new("ResourceNotFound", format!("instance {id} does not exist")))
     }
@@ -162,14 +177,14 @@ impl Vpc {
         })
     }
 
-    fn eni_mut(&mut self, id: &str) -> &mut Eni {
+    pub(super) fn eni_mut(&mut self, id: &str) -> &mut Eni {
         self.enis.get_mut(id).expect("looked up before, and a task keeps it")
     }
 
     /// An ENI that nothing is happening to.
     fn idle(&self, id: &str) -> Answer<&Eni> {
         let eni = self.eni(id)?;
-        if eni.state != EniState::Available {
+        if eni.state != EniState::Available && !eni.stuck {
             let message = format!("{id} is {:?}", eni.state);
             return Err(ApiError::new("UnsupportedOperation.InvalidState", message));
         }
@@ -183,27 +198,32 @@ impl Vpc {
     }
 
     /// Who has an address: an ENI, something else, nobody.
-    fn is_taken(&self, ip: Ipv4Addr) -> bool {
+    fn is_taken(&self, ip: IpAddr) -> bool {
         self.foreign.contains(&ip) || self.enis.values().flat_map(|eni| &eni.addresses).any(|a| a.ip == ip)
     }
 
-    /// The subnet's addresses that anything can have: all but the first two and the last.
-    fn usable(cidr: Ipv4Net) -> impl Iterator<Item = Ipv4Addr> {
-        let (first, last) = (u32::from(cidr.network()), u32::from(cidr.broadcast()));
-        (first.saturating_add(2)..last).map(Ipv4Addr::from)
+    /// The network's addresses that anything can have: all but the reserved ones and the last.
+    fn usable(&self, net: IpNet) -> impl Iterator<Item = IpAddr> + use<> {
+        let (first, last) = (number(net.network()), number(net.broadcast()));
+        (first.saturating_add(self.reserved.into())..last).map(move |number| match net {
+            IpNet::V4(_) => u32::try_from(number).expect("of an IPv4 network").to_be_bytes().into(),
+            IpNet::V6(_) => Ipv6Addr::from(number).into(),
+        })
     }
 
-    /// Free addresses of a subnet.
+    /// Free IPv4 addresses of a subnet.
     pub fn free(&self, subnet: &SubnetConfig) -> usize {
-        Self::usable(subnet.cidr).filter(|ip| !self.is_taken(*ip)).count()
+        self.usable(subnet.cidr.into()).filter(|ip| !self.is_taken(*ip)).count()
     }
 
-    fn check_address(&self, subnet: &SubnetConfig, ip: Ipv4Addr) -> Answer<()> {
-        if !subnet.cidr.contains(&ip) {
-            let message = format!("{ip} is not in {} of {}", subnet.cidr, subnet.id);
+    fn check_address(&self, subnet: &SubnetConfig, ip: IpAddr) -> Answer<()> {
+        let net = subnet.net(ip).filter(|net| net.contains(&ip));
+        let Some(net) = net else {
+            let message = format!("{ip} is not in a network of {}", subnet.id);
             return Err(ApiError::new("InvalidParameterValue.Range", message));
-        }
-        if !Self::usable(subnet.cidr).any(|usable| usable == ip) {
+        };
+        let at = number(ip);
+        if at < number(net.network()) + u128::from(self.reserved) || at >= number(net.broadcast()) {
             return Err(ApiError::new("InvalidParameterValue.Reserved", format!("{ip} is reserved")));
         }
         if self.is_taken(ip) {
@@ -212,11 +232,12 @@ impl Vpc {
         Ok(())
     }
 
-    /// Room for so many more addresses on an ENI.
-    fn check_room(&self, eni: &Eni, more: usize) -> Answer<()> {
+    /// Room for so many more addresses on an ENI, of the family of these.
+    fn check_room(&self, eni: &Eni, ips: &[IpAddr]) -> Answer<()> {
         let Some((instance, _)) = &eni.attachment else { return Ok(()) };
         let limit = self.instance(instance)?.max_ips_per_eni;
-        if eni.addresses.len() + more > limit {
+        let of_family = |address: &&Address| ips.iter().any(|ip| ip.is_ipv4() == address.ip.is_ipv4());
+        if eni.addresses.iter().filter(of_family).count() + ips.len() > limit {
             let message = format!("{} may have {limit} addresses on {instance}", eni.id);
             return Err(ApiError::new("LimitExceeded.Address", message));
         }
@@ -231,7 +252,7 @@ impl Vpc {
         change
     }
 
-    fn new_eni(&mut self, name: &str, subnet: &str, ip: Ipv4Addr) -> Eni {
+    fn new_eni(&mut self, name: &str, subnet: &str, ip: IpAddr) -> Eni {
         self.created += 1;
         let [a, b, c, d] = self.created.to_be_bytes();
         Eni {
@@ -246,6 +267,8 @@ impl Vpc {
             addresses: vec![Address { ip, primary: true, state: AddressState::Available }],
             tags: BTreeMap::new(),
             task: None,
+            attached: 0,
+            stuck: false,
         }
     }
 
@@ -255,8 +278,9 @@ impl Vpc {
         self.config.instances.insert(id.to_owned(), instance);
         let Some(primary) = primary else { return Ok(None) };
         let subnet = self.subnet(&primary.subnet)?.clone();
-        self.check_address(&subnet, primary.ip)?;
-        let mut eni = self.new_eni(&format!("{id}-primary"), &primary.subnet, primary.ip);
+        let ip = primary.ip.into();
+        self.check_address(&subnet, ip)?;
+        let mut eni = self.new_eni(&format!("{id}-primary"), &primary.subnet, ip);
         eni.mac = primary.mac.unwrap_or(eni.mac);
         (eni.primary, eni.attachment) = (true, Some((id.to_owned(), 0)));
         let eni_id = eni.id.clone();
@@ -279,9 +303,13 @@ impl Vpc {
             let message = format!("the VPC may have {} ENIs", self.config.quotas.enis_per_vpc);
             return Err(ApiError::new("LimitExceeded.NetworkInterfaceLimitExceeded", message));
         }
-        let ip = Self::usable(subnet.cidr).find(|ip| !self.is_taken(*ip)).ok_or_else(|| {
+        let free = self.usable(subnet.cidr.into()).find(|ip| !self.is_taken(*ip)).ok_or_else(|| {
             ApiError::new("ResourceInsufficient.Subnet", format!("{} has no free address", subnet.id))
         })?;
+        if let Some(ip) = create.ip {
+            self.check_address(&subnet, ip)?;
+        }
+        let ip = create.ip.unwrap_or(free);
         let mut eni = self.new_eni(&create.name, &create.subnet, ip);
         (eni.state, eni.tags) = (EniState::Pending, create.tags.clone());
         if let Some(token) = create.token.clone() {
@@ -293,8 +321,8 @@ impl Vpc {
         Ok((eni, Some(change)))
     }
 
-    /// Begins an AttachNetworkInterface.
-    pub fn attach(&mut self, task: &str, id: &str, instance: &str) -> Answer<Change> {
+    /// Begins an AttachNetworkInterface, at this place or the first free one.
+    pub fn attach(&mut self, task: &str, id: &str, instance: &str, place: Option<u32>) -> Answer<Change> {
         if self.eni(id)?.attachment.is_some() && self.eni(id)?.state == EniState::Available {
             let message = format!("{id} is attached");
             return Err(ApiError::new("UnsupportedOperation.AttachmentAlreadyExists", message));
@@ -317,9 +345,16 @@ impl Vpc {
             let message = format!("an ENI on {instance} may have {} addresses", machine.max_ips_per_eni);
             return Err(ApiError::new("UnsupportedOperation", message));
         }
+        if let Some(place) = place.filter(|place| places.contains(place)) {
+            let message =
+                format!("Instance '{instance}' already has an interface attached at device index '{place}'.");
+            return Err(ApiError::new("UnsupportedOperation.PlaceTaken", message));
+        }
         // Place 0 is the primary ENI's.
-        let place = (1..).find(|place| !places.contains(place)).unwrap_or(u32::MAX);
+        let first_free = (1..).find(|place| !places.contains(place)).unwrap_or(u32::MAX);
+        let place = place.unwrap_or(first_free);
         let eni = self.eni_mut(id);
+        eni.attached += 1;
         (eni.state, eni.attachment) = (EniState::Attaching, Some((instance.to_owned(), place)));
         Ok(self.start(task, &[id], Change::Attach(id.to_owned(), instance.to_owned())))
     }
@@ -334,7 +369,8 @@ impl Vpc {
             let message = format!("{id} is not on {instance}");
             return Err(ApiError::new("UnsupportedOperation.InvalidState", message));
         }
-        self.eni_mut(id).state = EniState::Detaching;
+        let eni = self.eni_mut(id);
+        (eni.state, eni.stuck) = (EniState::Detaching, false);
         Ok(self.start(task, &[id], Change::Detach(id.to_owned())))
     }
 
@@ -344,24 +380,51 @@ impl Vpc {
         if eni.attachment.is_some() {
             return Err(ApiError::new("ResourceInUse", format!("{id} is attached")));
         }
-        self.eni_mut(id).state = EniState::Deleting;
+        let eni = self.eni_mut(id);
+        (eni.state, eni.stuck) = (EniState::Deleting, false);
         Ok(self.start(task, &[id], Change::Delete(id.to_owned())))
     }
 
-    /// Begins an AssignPrivateIpAddresses: all of them, or none.
-    pub fn assign(&mut self, task: &str, id: &str, ips: &[Ipv4Addr]) -> Answer<Change> {
+    /// Begins an AssignIpv6Addresses with a number instead of addresses: the first free ones.
+    pub fn assign_any_v6(&mut self, task: &str, id: &str, count: usize) -> Answer<(Change, Vec<IpAddr>)> {
+        let subnet = self.subnet(&self.idle(id)?.subnet)?;
+        let Some(cidr) = subnet.cidr_v6 else {
+            return Err(ApiError::new(
+                "UnsupportedOperation.UnassignCidrBlock",
+                format!("{} has no IPv6", subnet.id),
+            ));
+        };
+        let ips: Vec<IpAddr> =
+            self.usable(cidr.into()).filter(|ip| !self.is_taken(*ip)).take(count).collect();
+        if ips.len() < count {
+            return Err(ApiError::new(
+                "ResourceInsufficient.Subnet",
+                format!("{} has no free address", subnet.id),
+            ));
+        }
+        Ok((self.assign(task, id, &ips)?, ips))
+    }
+
+    /// Begins an AssignPrivateIpAddresses or AssignIpv6Addresses: all of them, or none.
+    pub fn assign(&mut self, task: &str, id: &str, ips: &[IpAddr]) -> Answer<Change> {
         let eni = self.idle(id)?;
         let subnet = self.subnet(&eni.subnet)?;
         check_batch(ips)?;
+        if subnet.cidr_v6.is_none() && ips.iter().any(IpAddr::is_ipv6) {
+            return Err(ApiError::new(
+                "UnsupportedOperation.UnassignCidrBlock",
+                format!("{} has no IPv6", subnet.id),
+            ));
+        }
         ips.iter().try_for_each(|ip| self.check_address(subnet, *ip))?;
-        self.check_room(eni, ips.len())?;
-        let pending = |ip: &Ipv4Addr| Address { ip: *ip, primary: false, state: AddressState::Pending };
+        self.check_room(eni, ips)?;
+        let pending = |ip: &IpAddr| Address { ip: *ip, primary: false, state: AddressState::Pending };
         self.eni_mut(id).addresses.extend(ips.iter().map(pending));
         Ok(self.start(task, &[id], Change::Assign(id.to_owned(), ips.to_vec())))
     }
 
-    /// Begins an UnassignPrivateIpAddresses: all of them, or none.
-    pub fn unassign(&mut self, task: &str, id: &str, ips: &[Ipv4Addr]) -> Answer<Change> {
+    /// Begins an UnassignPrivateIpAddresses or UnassignIpv6Addresses: all of them, or none.
+    pub fn unassign(&mut self, task: &str, id: &str, ips: &[IpAddr]) -> Answer<Change> {
         let eni = self.idle(id)?;
         check_batch(ips)?;
         ips.iter().try_for_each(|ip| secondary(eni, *ip))?;
@@ -370,16 +433,24 @@ impl Vpc {
     }
 
     /// Begins a MigratePrivateIpAddress.
-    pub fn migrate(&mut self, task: &str, from: &str, to: &str, ip: Ipv4Addr) -> Answer<Change> {
+    pub fn migrate(&mut self, task: &str, from: &str, to: &str, ip: IpAddr) -> Answer<Change> {
         let (source, target) = (self.idle(from)?, self.idle(to)?);
         if source.subnet != target.subnet {
             let message = format!("{from} and {to} are in different subnets");
             return Err(ApiError::new("UnsupportedOperation", message));
         }
         secondary(source, ip)?;
-        self.check_room(target, 1)?;
+        self.check_room(target, &[ip])?;
         self.eni_mut(from).set(&[ip], AddressState::Migrating);
         Ok(self.start(task, &[from, to], Change::Migrate(from.to_owned(), to.to_owned(), ip)))
+    }
+
+    /// A change that never ends: its ENI stays on its way.
+    pub fn get_stuck(&mut self, change: &Change) {
+        if let Change::Create(id) | Change::Attach(id, _) = change {
+            let eni = self.eni_mut(id);
+            (eni.task, eni.stuck) = (None, true);
+        }
     }
 
     /// Ends a task: makes its change, or takes back what its beginning did.
@@ -427,10 +498,10 @@ impl Vpc {
     /// What must hold whatever was called: the sentences say what does not.
     pub fn violations(&self) -> Vec<String> {
         let mut wrong = Vec::new();
-        let mut seen: BTreeMap<Ipv4Addr, &str> = BTreeMap::new();
+        let mut seen: BTreeMap<IpAddr, &str> = BTreeMap::new();
         let mut places = BTreeSet::new();
         for eni in self.enis.values() {
-            let cidr = self.subnet(&eni.subnet).map(|subnet| subnet.cidr);
+            let subnet = self.subnet(&eni.subnet);
             for address in &eni.addresses {
                 if let Some(other) = seen.insert(address.ip, &eni.id) {
                     wrong.push(format!("{} is on {other} and on {}", address.ip, eni.id));
@@ -438,7 +509,8 @@ impl Vpc {
                 if self.foreign.contains(&address.ip) {
                     wrong.push(format!("{} of {} is something else's", address.ip, eni.id));
                 }
-                if !cidr.as_ref().is_ok_and(|cidr| cidr.contains(&address.ip)) {
+                let net = subnet.as_ref().ok().and_then(|subnet| subnet.net(address.ip));
+                if !net.is_some_and(|net| net.contains(&address.ip)) {
                     wrong.push(format!("{} of {} is outside its subnet", address.ip, eni.id));
                 }
             }
@@ -456,22 +528,32 @@ impl Vpc {
 }
 
 impl Eni {
-    /// Its secondary addresses.
-    pub fn secondary_ips(&self) -> Vec<Ipv4Addr> {
+    /// The name of its present attachment: each has another.
+    #[must_use]
+    pub fn attachment_id(&self) -> String {
+        format!("eni-attach-{}{:02x}", self.id.trim_start_matches("eni-"), self.attached)
+    }
+
+    /// Its secondary addresses of both families.
+    pub fn secondary_ips(&self) -> Vec<IpAddr> {
         self.addresses.iter().filter(|address| !address.primary).map(|address| address.ip).collect()
     }
 
-    fn set(&mut self, ips: &[Ipv4Addr], state: AddressState) {
+    fn set(&mut self, ips: &[IpAddr], state: AddressState) {
         self.addresses.iter_mut().filter(|a| ips.contains(&a.ip)).for_each(|a| a.state = state);
     }
 }
 
-fn check_batch(ips: &[Ipv4Addr]) -> Answer<()> {
-    if ips.is_empty() {
-        return Err(ApiError::new("MissingParameter", "PrivateIpAddresses is empty"));
+fn number(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(ip) => u32::from(ip).into(),
+        IpAddr::V6(ip) => ip.into(),
     }
-    if ips.len() > 10 {
-        return Err(ApiError::new("InvalidParameterValue.LimitExceeded", "10 addresses in one call at most"));
+}
+
+fn check_batch(ips: &[IpAddr]) -> Answer<()> {
+    if ips.is_empty() {
+        return Err(ApiError::new("MissingParameter", "no address is named"));
     }
     if ips.iter().collect::<BTreeSet<_>>().len() != ips.len() {
         return Err(ApiError::new("InvalidParameterValue.DuplicatePara", "an address is named twice"));
@@ -479,7 +561,7 @@ fn check_batch(ips: &[Ipv4Addr]) -> Answer<()> {
     Ok(())
 }
 
-fn secondary(eni: &Eni, ip: Ipv4Addr) -> Answer<()> {
+fn secondary(eni: &Eni, ip: IpAddr) -> Answer<()> {
     match eni.addresses.iter().find(|address| address.ip == ip) {
         Some(address) if address.primary => Err(ApiError::new(
             "UnauthorizedOperation.PrimaryIp",

@@ -1,13 +1,14 @@
 //! The API's questions and answers as JSON. A field that is unknown, missing or of another type is refused.
 
-use std::net::Ipv4Addr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{
     error::ApiError,
-    state::{AddressState, Eni, EniState, Task, Vpc},
+    state::{Address, AddressState, Eni, EniState, Task, Vpc},
 };
 
 #[derive(Debug, Deserialize)]
@@ -29,7 +30,17 @@ pub struct CreateNetworkInterface {
     pub _security_group_ids: Option<Vec<String>>,
     #[serde(default)]
     pub tags: Vec<Tag>,
+    pub private_ip_addresses: Option<Vec<NewAddress>>,
     pub client_token: Option<String>,
+}
+
+/// An address of a new ENI.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct NewAddress {
+    pub private_ip_address: Ipv4Addr,
+    #[serde(default)]
+    pub primary: bool,
 }
 
 /// Attach and detach.
@@ -58,6 +69,30 @@ pub struct PrivateIpAddress {
 pub struct EniAndAddresses {
     pub network_interface_id: String,
     pub private_ip_addresses: Vec<PrivateIpAddress>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct Ipv6Address {
+    pub address: Ipv6Addr,
+}
+
+/// Addresses, or how many.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct AssignIpv6Addresses {
+    pub network_interface_id: String,
+    pub ipv6_addresses: Option<Vec<Ipv6Address>>,
+    pub ipv6_address_count: Option<usize>,
+    #[serde(rename = "ClientToken")]
+    pub _client_token: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct UnassignIpv6Addresses {
+    pub network_interface_id: String,
+    pub ipv6_addresses: Vec<Ipv6Address>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -96,8 +131,15 @@ pub struct DescribeNetworkInterfaces {
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub struct DescribeSubnets {
     pub subnet_ids: Option<Vec<String>>,
+    pub filters: Option<Vec<Filter>>,
     pub offset: Option<String>,
     pub limit: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct DescribeNetworkInterfaceLimit {
+    pub instance_id: String,
 }
 
 /// Reads an action's parameters.
@@ -176,20 +218,15 @@ pub fn eni_json(vpc: &Vpc, eni: &Eni) -> Value {
         EniState::Detaching => "DETACHING",
         EniState::Deleting => "DELETING",
     };
-    let address_state = |state| match state {
-        AddressState::Pending => "PENDING",
-        AddressState::Migrating => "MIGRATING",
-        AddressState::Deleting => "DELETING",
-        AddressState::Available => "AVAILABLE",
-    };
     let addresses: Vec<_> = eni
         .addresses
         .iter()
+        .filter(|a| a.ip.is_ipv4())
         .map(|a| json!({ "PrivateIpAddress": a.ip, "Primary": a.primary, "State": address_state(a.state) }))
         .collect();
+    let v6_addresses: Vec<_> = eni.addresses.iter().filter(|a| a.ip.is_ipv6()).map(ipv6_json).collect();
     let attachment =
         eni.attachment.as_ref().map(|(id, place)| json!({ "InstanceId": id, "DeviceIndex": place }));
-    let tags: Vec<_> = eni.tags.iter().map(|(key, value)| json!({ "Key": key, "Value": value })).collect();
     let zone = vpc.config.subnets.iter().find(|subnet| subnet.id == eni.subnet).map(|subnet| &subnet.zone);
     json!({
         "NetworkInterfaceId": eni.id,
@@ -201,10 +238,39 @@ pub fn eni_json(vpc: &Vpc, eni: &Eni) -> Value {
         "MacAddress": eni.mac.to_uppercase(),
         "State": state,
         "PrivateIpAddressSet": addresses,
+        "Ipv6AddressSet": v6_addresses,
         "Attachment": attachment,
-        "TagSet": tags,
+        "TagSet": tags_json(&eni.tags),
         "EniType": u8::from(eni.primary),
     })
+}
+
+fn tags_json(tags: &BTreeMap<String, String>) -> Value {
+    tags.iter().map(|(key, value)| json!({ "Key": key, "Value": value })).collect()
+}
+
+const fn address_state(state: AddressState) -> &'static str {
+    match state {
+        AddressState::Pending => "PENDING",
+        AddressState::Migrating => "MIGRATING",
+        AddressState::Deleting => "DELETING",
+        AddressState::Available => "AVAILABLE",
+    }
+}
+
+fn ipv6_json(address: &Address) -> Value {
+    json!({
+        "Address": address.ip,
+        "Primary": address.primary,
+        "State": address_state(address.state),
+        "AddressType": "ULA",
+    })
+}
+
+/// The `Ipv6AddressSet` of an AssignIpv6Addresses.
+pub fn assigned_v6(ips: &[IpAddr]) -> Value {
+    let pending = |ip: &IpAddr| Address { ip: *ip, primary: false, state: AddressState::Pending };
+    json!({ "Ipv6AddressSet": ips.iter().map(|ip| ipv6_json(&pending(ip))).collect::<Vec<_>>() })
 }
 
 /// Answers DescribeSubnets.
@@ -215,7 +281,20 @@ pub fn describe_subnets(vpc: &Vpc, asked: &DescribeSubnets) -> Result<Value, Api
             ApiError::new("InvalidParameterValue.Malformed", "Offset and Limit are numbers as text")
         })
     };
-    let wanted = |id: &String| asked.subnet_ids.as_ref().is_none_or(|ids| ids.contains(id));
+    if asked.filters.is_some() && asked.subnet_ids.is_some() {
+        return Err(ApiError::new("InvalidParameter.Coexist", "SubnetIds and Filters exclude each other"));
+    }
+    let mut in_vpc = true;
+    for filter in asked.filters.iter().flatten() {
+        match filter.name.as_str() {
+            "vpc-id" => in_vpc &= filter.values.contains(&vpc.config.vpc),
+            name => {
+                let message = format!("{name} is no filter");
+                return Err(ApiError::new("InvalidParameter.FilterInvalidKey", message));
+            }
+        }
+    }
+    let wanted = |id: &String| in_vpc && asked.subnet_ids.as_ref().is_none_or(|ids| ids.contains(id));
     for id in asked.subnet_ids.iter().flatten() {
         if vpc.config.subnets.iter().all(|subnet| subnet.id != *id) {
             return Err(ApiError::new("ResourceNotFound", format!("subnet {id} does not exist")));
@@ -233,11 +312,22 @@ pub fn describe_subnets(vpc: &Vpc, asked: &DescribeSubnets) -> Result<Value, Api
                 "CidrBlock": subnet.cidr,
                 "Zone": subnet.zone,
                 "AvailableIpAddressCount": vpc.free(subnet),
+                "Ipv6CidrBlock": subnet.cidr_v6.map(|net| net.to_string()).unwrap_or_default(),
+                "TagSet": vpc.subnet_tags.get(&subnet.id).map(tags_json),
             })
         })
         .collect();
     let (total, set) = page(all, number(&asked.offset)?.unwrap_or(0), number(&asked.limit)?)?;
     Ok(json!({ "SubnetSet": set, "TotalCount": total }))
+}
+
+/// Answers DescribeNetworkInterfaceLimit: both quotas count what is primary too.
+pub fn describe_limit(vpc: &Vpc, asked: &DescribeNetworkInterfaceLimit) -> Result<Value, ApiError> {
+    let instance = vpc.instance(&asked.instance_id)?;
+    Ok(json!({
+        "EniQuantity": instance.max_enis,
+        "EniPrivateIpAddressQuantity": instance.max_ips_per_eni,
+    }))
 }
 
 /// Answers DescribeVpcTaskResult.

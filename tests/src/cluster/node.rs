@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use ipam_agent::dataplane::Hook;
@@ -18,17 +19,17 @@ pub struct ClusterNode {
     agent: Option<LabProcess>,
     kubeconfig: PathBuf,
     args: Vec<String>,
-    machine: LabNode,
+    machine: Arc<LabNode>,
 }
 
 impl ClusterNode {
     pub(super) fn new(machine: LabNode, kubeconfig: PathBuf, args: Vec<String>) -> Self {
-        Self { agent: None, kubeconfig, args, machine }
+        Self { agent: None, kubeconfig, args, machine: Arc::new(machine) }
     }
 
     /// The machine.
     #[must_use]
-    pub fn machine(&self) -> &LabNode {
+    pub fn machine(&self) -> &Arc<LabNode> {
         &self.machine
     }
 
@@ -40,12 +41,39 @@ impl ClusterNode {
         self.agent.as_mut().expect("the agent was started")
     }
 
+    /// More arguments of the agents that are started from now on.
+    pub fn add_args(&mut self, args: &[&str]) {
+        self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
+    }
+
     /// Starts the agent, with more variables in its environment.
     ///
     /// # Errors
     /// It cannot be started.
     pub fn start_agent(&mut self, env: &[(&str, &str)]) -> anyhow::Result<()> {
-        let mut command = self.machine.command(binary("ipam-agent")?);
+        self.start_build("ipam-agent", env)
+    }
+
+    /// As [`Self::start_agent`], another build of it: `ipam-agent-next` has maps of the next ABI version.
+    ///
+    /// # Errors
+    /// It is not built, or cannot be started.
+    pub fn start_build(&mut self, build: &str, env: &[(&str, &str)]) -> anyhow::Result<()> {
+        self.start(self.machine.command(binary(build)?), env)
+    }
+
+    /// Starts the agent with mounts of its own, after a shell script that changes them.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_agent_with_mounts(&mut self, script: &str) -> anyhow::Result<()> {
+        let mut command = self.machine.command("unshare");
+        command.args(["--mount", "sh", "-ec", &format!("{script}\nexec \"$@\""), "sh"]);
+        command.arg(binary("ipam-agent")?);
+        self.start(command, &[])
+    }
+
+    fn start(&mut self, mut command: Command, env: &[(&str, &str)]) -> anyhow::Result<()> {
         command
             .args(["node", "--node-name", self.machine.name(), "--kubeconfig"])
             .arg(&self.kubeconfig)
@@ -93,16 +121,18 @@ impl ClusterNode {
                 .filter(|pin| pin.starts_with("ipam"))
                 .map(|pin| format!("pin {pin}")),
         );
-        for map in ["POD_ROUTES_V4", "POD_STATS"] {
+        for map in ["POD_ROUTES_V4", "POD_STATS", "POD_ROUTES_V6", "POD_STATS_V6"] {
             found.extend(self.dump(map)?.iter().map(|entry| format!("{map} {}", entry["formatted"]["key"])));
         }
-        let routes = self.machine.ns().command("ip").args(["-4", "route"]).output()?;
-        found.extend(
-            String::from_utf8_lossy(&routes.stdout)
-                .lines()
-                .filter(|route| route.contains("dev ipam"))
-                .map(|route| format!("route {route}")),
-        );
+        for family in ["-4", "-6"] {
+            let routes = self.machine.ns().command("ip").args([family, "route"]).output()?;
+            found.extend(
+                String::from_utf8_lossy(&routes.stdout)
+                    .lines()
+                    .filter(|route| route.contains("dev ipam"))
+                    .map(|route| format!("route {route}")),
+            );
+        }
         Ok(found)
     }
 
@@ -124,13 +154,13 @@ impl ClusterNode {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn tcx_programs(&self, hook: Hook) -> anyhow::Result<BTreeMap<u32, Vec<String>>> {
+    pub fn hook_programs(&self, hook: Hook) -> anyhow::Result<BTreeMap<u32, Vec<String>>> {
         let ns = self.machine.ns();
         let links: Vec<u32> = ns.rtnl().links()?.iter().map(|link| link.header.index).collect();
         ns.run(|| {
             let mut hooks = BTreeMap::new();
             for ifindex in links {
-                let programs = ipam_agent::dataplane::tcx_programs(ifindex, hook)?;
+                let programs = ipam_agent::dataplane::hook_programs(ifindex, hook)?;
                 if !programs.is_empty() {
                     hooks.insert(ifindex, programs);
                 }

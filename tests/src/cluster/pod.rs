@@ -1,6 +1,6 @@
 //! A pod as its runtime has it.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -24,6 +24,15 @@ impl RunningPod {
     #[must_use]
     pub fn ip(&self) -> Ipv4Addr {
         self.sandbox.ip().expect("ADD gave an address")
+    }
+
+    /// The pod's IPv6 address.
+    ///
+    /// # Panics
+    /// ADD has not succeeded, or the pod has none.
+    #[must_use]
+    pub fn ip_v6(&self) -> Ipv6Addr {
+        self.sandbox.ip_v6().expect("ADD gave an IPv6 address")
     }
 
     /// ADD, off the async threads.

@@ -6,12 +6,16 @@
 //! for every assigned address is answered with the fabric's MAC, unless the asker's address is not of the ENI it
 //! asks by: the source check holds for ARP too. What goes to an address of no ENI vanishes
 //! without an ICMP message, as in a VPC.
+//!
+//! IPv6, where a subnet has it, is the same with /128 routes: every ENI has the gateway's link-local address at this
+//! end, which the kernel answers neighbour solicitations for, and a rule of nftables is the source check that the
+//! kernel does not have.
 
 use std::{
     collections::BTreeMap,
     fs::File,
     io,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     os::fd::{AsRawFd, RawFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
@@ -24,7 +28,8 @@ use rtnetlink::{LinkUnspec, LinkVeth};
 
 use super::{
     netns::Netns,
-    rtnl::{blackhole_route, host_route},
+    patience::patient,
+    rtnl::{blackhole_route, blackhole_route_v6, host_route},
     scope::Scope,
 };
 use crate::world::{World, WorldEni};
@@ -42,6 +47,7 @@ pub struct Fabric {
     ns: Netns,
     mtu: u32,
     accounting: bool,
+    ipv6: bool,
     state: Mutex<State>,
 }
 
@@ -63,16 +69,17 @@ struct Eni {
     /// Its end on the machine, as the machine found it.
     machine_ifname: String,
     mac: [u8; 6],
-    ips: Vec<Ipv4Addr>,
+    ips: Vec<IpAddr>,
 }
 
 impl Fabric {
     /// A fabric without subnets and machines. `mtu` is that of every ENI, in bytes. With `accounting`, it counts
-    /// per ENI and address, which costs some 100 ns a packet; without, only the interfaces count.
+    /// per ENI and address, which costs some 100 ns a packet; without, only the interfaces count. Without `ipv6` it
+    /// knows nothing of that.
     ///
     /// # Errors
     /// No root, or the kernel lacks nf_tables.
-    pub(super) fn new(scope: &Arc<Scope>, mtu: u32, accounting: bool) -> anyhow::Result<Self> {
+    pub(super) fn new(scope: &Arc<Scope>, mtu: u32, accounting: bool, ipv6: bool) -> anyhow::Result<Self> {
         let ns = Netns::create(scope, "fabric")?;
         ns.sysctls(&[
             ("ipv4/ip_forward", "1"),
@@ -80,14 +87,27 @@ impl Fabric {
             ("ipv4/conf/all/proxy_arp", "1"),
             ("ipv4/conf/all/send_redirects", "0"),
             ("ipv4/conf/default/send_redirects", "0"),
-            ("ipv6/conf/all/disable_ipv6", "1"),
-            ("ipv6/conf/default/disable_ipv6", "1"),
         ])?;
         ns.rtnl().replace_route(blackhole_route())?;
+        if ipv6 {
+            ns.sysctls(&[
+                ("ipv6/conf/all/disable_ipv6", "0"),
+                ("ipv6/conf/default/disable_ipv6", "0"),
+                ("ipv6/conf/all/forwarding", "1"),
+                ("ipv6/conf/default/forwarding", "1"),
+                ("ipv6/conf/default/accept_dad", "0"),
+                // No address but the gateway's.
+                ("ipv6/conf/default/addr_gen_mode", "1"),
+            ])?;
+            ns.rtnl().replace_route(blackhole_route_v6())?;
+            counters::install_v6(&ns)?;
+        } else {
+            ns.sysctls(&[("ipv6/conf/all/disable_ipv6", "1"), ("ipv6/conf/default/disable_ipv6", "1")])?;
+        }
         if accounting {
             counters::install(&ns)?;
         }
-        Ok(Self { ns, mtu, accounting, state: Mutex::default() })
+        Ok(Self { ns, mtu, accounting, ipv6, state: Mutex::default() })
     }
 
     /// The fabric's namespace.
@@ -136,7 +156,8 @@ impl Fabric {
     }
 
     /// The ENI that an address belongs to.
-    pub fn owner(&self, ip: Ipv4Addr) -> Option<String> {
+    pub fn owner(&self, ip: impl Into<IpAddr>) -> Option<String> {
+        let ip = ip.into();
         let state = self.lock();
         state.enis.iter().find(|(_, eni)| eni.ips.contains(&ip)).map(|(id, _)| id.clone())
     }
@@ -148,7 +169,7 @@ impl Fabric {
     /// The ENI is not attached, or its machine does not bring it up within 5 s.
     pub fn wait_up(&self, eni_id: &str) -> anyhow::Result<()> {
         let ifname = self.ifname_of(eni_id)?;
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + patient(Duration::from_secs(5));
         loop {
             let link = self.ns.rtnl().link(&ifname)?.with_context(|| format!("{eni_id} has no interface"))?;
             if link.attributes.contains(&LinkAttribute::OperState(OperState::Up)) {
@@ -159,7 +180,11 @@ impl Fabric {
         }
     }
 
-    fn ifname_of(&self, eni_id: &str) -> anyhow::Result<String> {
+    /// The fabric's end of an ENI.
+    ///
+    /// # Errors
+    /// The ENI is not attached.
+    pub fn ifname_of(&self, eni_id: &str) -> anyhow::Result<String> {
         let state = self.lock();
         let eni = state.enis.get(eni_id).with_context(|| format!("{eni_id} is not attached"))?;
         Ok(eni.ifname.clone())
@@ -195,7 +220,7 @@ impl Fabric {
     }
 
     /// Routes an address to an ENI, away from whichever had it.
-    fn give(&self, state: &mut State, eni_id: &str, ip: Ipv4Addr) -> anyhow::Result<()> {
+    fn give(&self, state: &mut State, eni_id: &str, ip: IpAddr) -> anyhow::Result<()> {
         let rtnl = self.ns.rtnl();
         let eni = state.enis.get(eni_id).with_context(|| format!("{eni_id} is not attached"))?;
         // The neighbour first: once the route is there, a packet may come.
@@ -229,6 +254,9 @@ impl World for Fabric {
             let ifindex = self.ns.rtnl().index(&ifname)?;
             // The kernel delays proxied answers by up to 0.8 s unless told otherwise, interface by interface.
             self.ns.sysctl(&format!("ipv4/neigh/{ifname}/proxy_delay"), "0")?;
+            if let Some(gateway) = eni.gateway_v6.filter(|_| self.ipv6) {
+                self.ns.rtnl().add_address(ifindex, gateway, 64).with_context(what)?;
+            }
             let instance_id = instance_id.to_owned();
             let entry = Eni { instance_id, ifname, ifindex, machine_ifname, mac, ips: Vec::new() };
             state.enis.insert(eni.id.clone(), entry);
@@ -250,12 +278,12 @@ impl World for Fabric {
         Ok(())
     }
 
-    fn assign(&self, eni_id: &str, ip: Ipv4Addr) -> anyhow::Result<()> {
+    fn assign(&self, eni_id: &str, ip: IpAddr) -> anyhow::Result<()> {
         self.give(&mut self.lock(), eni_id, ip).with_context(|| format!("assign {ip} to {eni_id}"))
     }
 
     /// An address that has moved on stays where it is.
-    fn unassign(&self, eni_id: &str, ip: Ipv4Addr) -> anyhow::Result<()> {
+    fn unassign(&self, eni_id: &str, ip: IpAddr) -> anyhow::Result<()> {
         let mut state = self.lock();
         let Some(eni) = state.enis.get_mut(eni_id).filter(|eni| eni.ips.contains(&ip)) else { return Ok(()) };
         let what = || format!("unassign {ip} from {eni_id}");

@@ -2,15 +2,25 @@
 
 use std::{
     fs,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
+    thread,
+    time::{Duration, Instant},
 };
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
-use super::{Subnet, fabric::Fabric, netns::Netns, process::LabProcess, rtnl::default_route, scope::Scope};
+use super::{
+    GATEWAY_V6, Subnet,
+    fabric::Fabric,
+    netns::Netns,
+    patience::patient,
+    process::LabProcess,
+    rtnl::{default_route, default_route_v6},
+    scope::Scope,
+};
 use crate::world::{World, WorldEni};
 
 /// A plain machine of the VPC as a cloud hands it out: `eth0` is its primary ENI, up, with the primary address in
@@ -20,6 +30,7 @@ use crate::world::{World, WorldEni};
 pub struct VpcHost {
     name: String,
     subnet: Subnet,
+    ip: Ipv4Addr,
     primary: WorldEni,
     ns: Arc<Netns>,
     fabric: Arc<Fabric>,
@@ -42,10 +53,18 @@ impl VpcHost {
             // Locally administered, with the address in it; ENIs of the cloud server have its own MACs.
             mac: format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}"),
             gateway: subnet.gateway,
-            ips: vec![ip],
+            gateway_v6: subnet.cidr_v6.map(|_| GATEWAY_V6),
+            ips: [IpAddr::from(ip)].into_iter().chain(subnet.host_v6(ip).map(IpAddr::from)).collect(),
         };
-        let host =
-            Self { name: name.to_owned(), subnet, primary, ns, fabric: fabric.clone(), scope: scope.clone() };
+        let host = Self {
+            name: name.to_owned(),
+            subnet,
+            ip,
+            primary,
+            ns,
+            fabric: fabric.clone(),
+            scope: scope.clone(),
+        };
         host.power_on().with_context(|| format!("machine {name}"))?;
         Ok(host)
     }
@@ -54,13 +73,46 @@ impl VpcHost {
         fs::create_dir_all(self.dir())?;
         // What systemd sets on most distributions; without a word, the kernel inherits the lab machine's.
         self.ns.sysctls(&[("ipv4/conf/all/rp_filter", "2"), ("ipv4/conf/default/rp_filter", "2")])?;
+        if self.subnet.cidr_v6.is_some() {
+            self.ns
+                .sysctls(&[("ipv6/conf/all/disable_ipv6", "0"), ("ipv6/conf/default/disable_ipv6", "0")])?;
+        }
         self.fabric.add_machine(&self.instance_id(), &self.ns);
         self.fabric.attach(&self.instance_id(), &self.primary)?;
         let rtnl = self.ns.rtnl();
         rtnl.add_address(rtnl.index("eth0")?, self.ip(), self.subnet.cidr.prefix_len())?;
         rtnl.up("eth0")?;
         rtnl.replace_route(default_route(self.subnet.gateway))?;
+        if let Some(ip) = self.ip_v6() {
+            let eth0 = rtnl.index("eth0")?;
+            rtnl.add_address(eth0, ip, 128)?;
+            rtnl.replace_route(default_route_v6(GATEWAY_V6, eth0))?;
+            self.wait_usable(ip)?;
+        }
         self.fabric.wait_up(&self.primary.id)
+    }
+
+    /// Waits until the kernel takes packets to an IPv6 address: it writes the local route from a work queue, even without
+    /// duplicate address detection, and what comes before is lost.
+    fn wait_usable(&self, ip: Ipv6Addr) -> anyhow::Result<()> {
+        /// `RTF_LOCAL` of `linux/ipv6_route.h`.
+        const LOCAL: u32 = 0x8000_0000;
+        let digits = format!("{:032x}", ip.to_bits());
+        let is_local_route = |line: &str| {
+            let flags = line.split_whitespace().nth(8).and_then(|flags| u32::from_str_radix(flags, 16).ok());
+            line.starts_with(&digits) && flags.is_some_and(|flags| flags & LOCAL != 0)
+        };
+        let deadline = Instant::now() + patient(Duration::from_secs(5));
+        while !self
+            .ns
+            .run(|| fs::read_to_string("/proc/thread-self/net/ipv6_route"))?
+            .lines()
+            .any(is_local_route)
+        {
+            ensure!(Instant::now() < deadline, "{ip} is still of no use after 5 s");
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// The machine's name.
@@ -90,7 +142,12 @@ impl VpcHost {
 
     /// The primary address.
     pub fn ip(&self) -> Ipv4Addr {
-        self.primary.ips[0]
+        self.ip
+    }
+
+    /// The IPv6 address, where the subnet has IPv6.
+    pub fn ip_v6(&self) -> Option<Ipv6Addr> {
+        self.subnet.host_v6(self.ip)
     }
 
     /// The machine's namespace.

@@ -1,9 +1,10 @@
 //! Network namespaces with a name, and doing things inside them.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{self, Read},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::{
         fd::{AsFd, BorrowedFd},
         unix::process::CommandExt,
@@ -11,7 +12,7 @@ use std::{
     panic::resume_unwind,
     path::{Path, PathBuf},
     process::Command,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     thread,
     time::Duration,
 };
@@ -40,6 +41,7 @@ pub struct Netns {
     path: PathBuf,
     handle: Arc<File>,
     rtnl: OnceLock<Rtnl>,
+    inboxes: Mutex<BTreeMap<SocketAddr, Arc<UdpSocket>>>,
     scope: Arc<Scope>,
 }
 
@@ -57,7 +59,14 @@ impl Netns {
         let made =
             thread::scope(|s| s.spawn(|| unshare_onto(&path)).join()).unwrap_or_else(|p| resume_unwind(p));
         let handle = made.inspect_err(|_| remove_netns(&[&path])).with_context(|| name.clone())?;
-        let ns = Self { name, path, handle: Arc::new(handle), rtnl: OnceLock::new(), scope: scope.clone() };
+        let ns = Self {
+            name,
+            path,
+            handle: Arc::new(handle),
+            rtnl: OnceLock::new(),
+            inboxes: Mutex::default(),
+            scope: scope.clone(),
+        };
         ns.rtnl().up("lo")?;
         // Lets `traffic::ping` use datagram sockets (icmp(7)).
         ns.sysctl("ipv4/ping_group_range", "0 2147483647")?;
@@ -180,6 +189,25 @@ impl Netns {
         let listener = self.listen(address)?;
         listener.set_nonblocking(true)?;
         tokio::net::TcpListener::from_std(listener)
+    }
+
+    /// A UDP socket that receives at an address inside. It is bound once and stays for all who ask for that address: a
+    /// closed one would hold its address until every process that another thread forked meanwhile has come to its exec.
+    /// It is empty: what an earlier user has not read is gone.
+    ///
+    /// # Errors
+    /// The address is not there or in use.
+    pub fn inbox(&self, address: SocketAddr) -> io::Result<Arc<UdpSocket>> {
+        let mut inboxes = self.inboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(inbox) = inboxes.get(&address) {
+            inbox.set_nonblocking(true)?;
+            while inbox.recv_from(&mut [0]).is_ok() {}
+            inbox.set_nonblocking(false)?;
+            return Ok(inbox.clone());
+        }
+        let inbox = Arc::new(self.run(|| UdpSocket::bind(address))?);
+        inboxes.insert(address, inbox.clone());
+        Ok(inbox)
     }
 
     /// Connects from inside.

@@ -2,8 +2,8 @@
 
 use std::{
     io::{self, Write},
-    net::Ipv4Addr,
-    path::PathBuf,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -102,11 +102,27 @@ impl LabPod {
         self.result.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The addresses of the last ADD that succeeded.
+    pub fn ips(&self) -> Vec<IpAddr> {
+        let result = self.result().unwrap_or_default();
+        let ips = result["ips"].as_array().into_iter().flatten();
+        ips.filter_map(|ip| ip["address"].as_str()?.split('/').next()?.parse().ok()).collect()
+    }
+
     /// The first IPv4 address of the last ADD that succeeded.
     pub fn ip(&self) -> Option<Ipv4Addr> {
-        let result = self.result()?;
-        let mut ips = result["ips"].as_array()?.iter().filter_map(|ip| ip["address"].as_str());
-        ips.find_map(|address| address.split('/').next()?.parse().ok())
+        self.ips().into_iter().find_map(|ip| match ip {
+            IpAddr::V4(ip) => Some(ip),
+            IpAddr::V6(_) => None,
+        })
+    }
+
+    /// Likewise the first IPv6 address.
+    pub fn ip_v6(&self) -> Option<Ipv6Addr> {
+        self.ips().into_iter().find_map(|ip| match ip {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(ip) => Some(ip),
+        })
     }
 
     /// Calls the plugin on the node, as a runtime does. `env` changes the variables of the call; `None` removes one.
@@ -119,12 +135,26 @@ impl LabPod {
         env: &[(&str, Option<&str>)],
         stdin: &str,
     ) -> anyhow::Result<CniOutcome> {
-        let mut plugin = self.node.command(&self.plugin);
+        self.call(&self.plugin, command, env, stdin)
+    }
+
+    /// Calls any plugin of a chain, as [`Self::cni`] does ours.
+    ///
+    /// # Errors
+    /// As [`Self::cni`].
+    pub fn call(
+        &self,
+        path: &Path,
+        command: &str,
+        env: &[(&str, Option<&str>)],
+        stdin: &str,
+    ) -> anyhow::Result<CniOutcome> {
+        let mut plugin = self.node.command(path);
         plugin.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         plugin.env("CNI_COMMAND", command).env("CNI_CONTAINERID", &self.container_id);
         plugin.env("CNI_IFNAME", &self.ifname).env("CNI_NETNS", self.ns.path());
         plugin.env("CNI_ARGS", self.args());
-        plugin.env("CNI_PATH", self.plugin.parent().context("the plugin's path has no directory")?);
+        plugin.env("CNI_PATH", path.parent().context("the plugin's path has no directory")?);
         for (name, value) in env {
             match value {
                 Some(value) => plugin.env(name, value),
@@ -133,7 +163,7 @@ impl LabPod {
         }
         plugin.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let start = Instant::now();
-        let mut child = plugin.spawn().with_context(|| self.plugin.display().to_string())?;
+        let mut child = plugin.spawn().with_context(|| path.display().to_string())?;
         let written = child.stdin.take().map_or(Ok(()), |mut pipe| pipe.write_all(stdin.as_bytes()));
         // A plugin may well fail before it reads all of its input.
         if let Err(e) = written

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::scope::Scope;
+use super::{patience::patient, permissions, scope::Scope};
 
 /// A process that ends with the lab, and whose output a failing test shows.
 #[derive(Debug)]
@@ -96,6 +96,7 @@ impl LabProcess {
     /// # Errors
     /// It still runs after `timeout`.
     pub fn wait(&mut self, timeout: Duration) -> anyhow::Result<ExitStatus> {
+        let timeout = patient(timeout);
         let deadline = Instant::now() + timeout;
         loop {
             if let Some(status) = self.child.try_wait()? {
@@ -114,6 +115,7 @@ impl Drop for LabProcess {
         if !self.scope.kept() {
             let _ = self.kill9();
         }
+        permissions::keep(&self.log());
         if thread::panicking() {
             eprintln!("--- {} ({}) ---\n{}---", self.name, self.log_path.display(), tail(&self.log(), 200));
         }

@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{Mutex, PoisonError},
 };
 
@@ -13,7 +13,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    address::AddressMessage,
+    address::{AddressHeaderFlags, AddressMessage},
     link::{LinkAttribute, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteMessage, RouteScope, RouteType},
@@ -101,13 +101,22 @@ impl Rtnl {
         link.map(|l| l.header.index).ok_or_else(absent)
     }
 
-    /// Gives a link an address.
+    /// Gives a link an address; an IPv6 one can be used at once, without duplicate address detection.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn add_address(&self, ifindex: u32, ip: Ipv4Addr, prefix_len: u8) -> io::Result<()> {
-        let builder = AddressMessageBuilder::<Ipv4Addr>::new().index(ifindex).address(ip, prefix_len);
-        let address: AddressMessage = builder.build();
+    pub fn add_address(&self, ifindex: u32, ip: impl Into<IpAddr>, prefix_len: u8) -> io::Result<()> {
+        let address: AddressMessage = match ip.into() {
+            IpAddr::V4(ip) => {
+                AddressMessageBuilder::<Ipv4Addr>::new().index(ifindex).address(ip, prefix_len).build()
+            }
+            IpAddr::V6(ip) => {
+                let mut address =
+                    AddressMessageBuilder::<Ipv6Addr>::new().index(ifindex).address(ip, prefix_len).build();
+                address.header.flags |= AddressHeaderFlags::Nodad;
+                address
+            }
+        };
         self.change(RouteNetlinkMessage::NewAddress(address), NLM_F_CREATE | NLM_F_REPLACE)
     }
 
@@ -131,8 +140,8 @@ impl Rtnl {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn replace_neighbour(&self, ifindex: u32, ip: Ipv4Addr, mac: &[u8]) -> io::Result<()> {
-        let mut entry = neighbour(ifindex, ip);
+    pub fn replace_neighbour(&self, ifindex: u32, ip: impl Into<IpAddr>, mac: &[u8]) -> io::Result<()> {
+        let mut entry = neighbour(ifindex, ip.into());
         entry.header.state = NeighbourState::Permanent;
         entry.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
         self.change(RouteNetlinkMessage::NewNeighbour(entry), NLM_F_CREATE | NLM_F_REPLACE)
@@ -142,8 +151,8 @@ impl Rtnl {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn del_neighbour(&self, ifindex: u32, ip: Ipv4Addr) -> io::Result<()> {
-        absent_is_fine(self.change(RouteNetlinkMessage::DelNeighbour(neighbour(ifindex, ip)), 0))
+    pub fn del_neighbour(&self, ifindex: u32, ip: impl Into<IpAddr>) -> io::Result<()> {
+        absent_is_fine(self.change(RouteNetlinkMessage::DelNeighbour(neighbour(ifindex, ip.into())), 0))
     }
 
     fn change(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
@@ -182,16 +191,31 @@ impl Rtnl {
 }
 
 /// A route to one address on a link, which needs no next hop.
-pub fn host_route(ip: Ipv4Addr, ifindex: u32) -> RouteMessage {
-    let route = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(ip, 32).output_interface(ifindex);
-    let mut route = route.build();
-    route.header.scope = RouteScope::Link;
+pub fn host_route(ip: impl Into<IpAddr>, ifindex: u32) -> RouteMessage {
+    let mut route = match ip.into() {
+        IpAddr::V4(ip) => RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(ip, 32)
+            .output_interface(ifindex)
+            .build(),
+        IpAddr::V6(ip) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(ip, 128)
+            .output_interface(ifindex)
+            .build(),
+    };
+    if route.header.address_family == AddressFamily::Inet {
+        route.header.scope = RouteScope::Link;
+    }
     route
 }
 
 /// The default route by a next hop.
 pub fn default_route(gateway: Ipv4Addr) -> RouteMessage {
     RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build()
+}
+
+/// The default route for IPv6 by a next hop of a link.
+pub fn default_route_v6(gateway: Ipv6Addr, ifindex: u32) -> RouteMessage {
+    RouteMessageBuilder::<Ipv6Addr>::new().gateway(gateway).output_interface(ifindex).build()
 }
 
 /// A default route that drops without a word.
@@ -202,12 +226,24 @@ pub fn blackhole_route() -> RouteMessage {
         .build()
 }
 
-fn neighbour(ifindex: u32, ip: Ipv4Addr) -> NeighbourMessage {
+/// Likewise for IPv6.
+pub fn blackhole_route_v6() -> RouteMessage {
+    RouteMessageBuilder::<Ipv6Addr>::new()
+        .destination_prefix(Ipv6Addr::UNSPECIFIED, 0)
+        .kind(RouteType::BlackHole)
+        .build()
+}
+
+fn neighbour(ifindex: u32, ip: IpAddr) -> NeighbourMessage {
     let mut entry = NeighbourMessage::default();
-    entry.header.family = AddressFamily::Inet;
+    let (family, destination) = match ip {
+        IpAddr::V4(ip) => (AddressFamily::Inet, NeighbourAddress::Inet(ip)),
+        IpAddr::V6(ip) => (AddressFamily::Inet6, NeighbourAddress::Inet6(ip)),
+    };
+    entry.header.family = family;
     entry.header.ifindex = ifindex;
     entry.header.kind = RouteType::Unicast;
-    entry.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)));
+    entry.attributes.push(NeighbourAttribute::Destination(destination));
     entry
 }
 

@@ -1,7 +1,7 @@
-//! The server's own manners: signatures, and parameters that no provider of ours would send.
+//! The manners of Tencent Cloud's door: signatures, and parameters that no provider of ours would send.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use ipam_lab::cloud_server::auth;
+use ipam_lab::{caller::Door, cloud_server::auth};
 use serde_json::{Value, json};
 
 use crate::rig::Rig;
@@ -75,23 +75,22 @@ fn the_published_examples_verify_and_nothing_near_them() {
 /// Sends anything, signed.
 async fn call(rig: &Rig, action: &str, body: &str) -> Value {
     let now = jiff::Timestamp::now();
-    let host = rig.config.endpoint.strip_prefix("http://").unwrap();
+    let host = rig.caller.endpoint.strip_prefix("http://").unwrap();
     let (stamp, date) = (now.as_second().to_string(), now.strftime("%Y-%m-%d").to_string());
     let lines = format!("content-type:application/json\nhost:{host}\n");
-    let credentials = &rig.config.credentials;
     let signature = auth::signature_of(
         &lines,
         "content-type;host",
         body.as_bytes(),
         &stamp,
         (&date, "vpc"),
-        &credentials.secret_key,
+        &rig.caller.secret_key,
     );
     let authorization = format!(
         "TC3-HMAC-SHA256 Credential={}/{date}/vpc/tc3_request, SignedHeaders=content-type;host, Signature={signature}",
-        credentials.secret_id
+        rig.caller.secret_id
     );
-    let request = http::Request::post(&rig.config.endpoint)
+    let request = http::Request::post(&rig.caller.endpoint)
         .header("authorization", authorization)
         .header("content-type", "application/json")
         .header("host", host)
@@ -112,7 +111,7 @@ async fn call(rig: &Rig, action: &str, body: &str) -> Value {
 
 #[tokio::test]
 async fn parameters_that_cannot_be_are_refused_by_code() {
-    let rig = Rig::new();
+    let rig = Rig::new(Door::Tencent);
     let eni = rig.create("a").await.id;
     let addresses =
         |count: u8| (20..20 + count).map(|n| json!({ "PrivateIpAddress": format!("10.0.1.{n}") }));
@@ -152,7 +151,7 @@ async fn parameters_that_cannot_be_are_refused_by_code() {
 
 #[tokio::test]
 async fn pages_are_twenty_unless_asked_for_more() {
-    let rig = Rig::new();
+    let rig = Rig::new(Door::Tencent);
     for n in 0..25 {
         rig.create(&format!("eni-{n:02}")).await;
     }
@@ -167,7 +166,7 @@ async fn pages_are_twenty_unless_asked_for_more() {
 
 #[tokio::test]
 async fn a_client_token_finds_the_same_eni_and_no_other() {
-    let rig = Rig::new();
+    let rig = Rig::new(Door::Tencent);
     let create = |name: &str| json!({ "VpcId": "vpc-lab", "SubnetId": "subnet-a", "NetworkInterfaceName": name, "ClientToken": "t" });
     let first = call(&rig, "CreateNetworkInterface", &create("a").to_string()).await;
     let again = call(&rig, "CreateNetworkInterface", &create("a").to_string()).await;

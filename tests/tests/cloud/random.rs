@@ -2,7 +2,7 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
-use ipam_agent::cloud::EniProvider;
+use ipam_lab::caller::Door;
 use ipam_lab::cloud_server::{FaultKind, When, state::EniState};
 use proptest::prelude::*;
 
@@ -33,8 +33,8 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-async fn history(ops: Vec<Op>, seed: u64, delay: u64) {
-    let rig = Rig::slow(Duration::from_millis(delay));
+async fn history(door: Door, ops: Vec<Op>, seed: u64, delay: u64) {
+    let rig = Rig::slow(door, Duration::from_millis(delay));
     let hasty = rig.another(|config| {
         config.pace.settle = Duration::from_millis(60);
         config.pace.deadline = Duration::from_millis(400);
@@ -115,6 +115,11 @@ async fn history(ops: Vec<Op>, seed: u64, delay: u64) {
             Op::Migrate(..) => Ok(()),
         };
         if result.is_ok() {
+            // What is moved may arrive after the answer, where that is said to be so.
+            let moves = matches!((door, &op), (Door::Aws, Op::Migrate(..)));
+            if moves && !expected() {
+                tokio::time::sleep(Duration::from_millis(delay + 50)).await;
+            }
             assert!(expected(), "{op:?} was said to be done; seed {seed}");
         }
         assert_eq!(snapshot().violations, [""; 0], "{op:?}; seed {seed}");
@@ -143,9 +148,18 @@ proptest! {
     })]
 
     #[test]
-    fn random_histories(ops in proptest::collection::vec(op(), 20..40), seed: u32, delay in 0..8_u64) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let one = |n| history(ops.clone(), u64::from(seed) + 100 * n, delay);
-        runtime.block_on(futures::future::join_all((0..AT_ONCE).map(one)));
+    fn random_histories_of_tencent(ops in proptest::collection::vec(op(), 20..40), seed: u32, delay in 0..8_u64) {
+        histories(Door::Tencent, &ops, seed, delay);
     }
+
+    #[test]
+    fn random_histories_of_aws(ops in proptest::collection::vec(op(), 20..40), seed: u32, delay in 0..8_u64) {
+        histories(Door::Aws, &ops, seed, delay);
+    }
+}
+
+fn histories(door: Door, ops: &[Op], seed: u32, delay: u64) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let one = |n| history(door, ops.to_vec(), u64::from(seed) + 100 * n, delay);
+    runtime.block_on(futures::future::join_all((0..AT_ONCE).map(one)));
 }

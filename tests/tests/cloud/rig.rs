@@ -7,16 +7,33 @@ use std::{
     time::Duration,
 };
 
-use ipam_agent::cloud::{
-    EniInfo, EniProvider, NewEni,
-    tencent::{Credentials, Pace, Tencent, TencentConfig},
-};
+use ipam_agent::cloud::{EniInfo, EniProvider, NewEni, Pace};
 use ipam_lab::{
+    caller::{Caller, Door},
     cloud_server::{
         CloudConfig, CloudServer, Delays, InstanceConfig, PrimaryEni, Quotas, Serving, SubnetConfig,
     },
     world::{World, WorldEni},
 };
+
+/// Each case as a test of its own, at each of the cloud's front doors.
+macro_rules! at_both_doors {
+    ($($case:ident),* $(,)?) => {
+        mod tencent {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $case() {
+                super::$case(ipam_lab::caller::Door::Tencent).await;
+            })*
+        }
+        mod aws {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $case() {
+                super::$case(ipam_lab::caller::Door::Aws).await;
+            })*
+        }
+    };
+}
+pub(crate) use at_both_doors;
 
 /// Writes down what moved, and refuses what it is told to.
 #[derive(Default)]
@@ -50,10 +67,10 @@ impl World for Recorder {
     fn detach(&self, eni_id: &str) -> anyhow::Result<()> {
         self.note(format!("detach {eni_id}"))
     }
-    fn assign(&self, eni_id: &str, ip: Ipv4Addr) -> anyhow::Result<()> {
+    fn assign(&self, eni_id: &str, ip: IpAddr) -> anyhow::Result<()> {
         self.note(format!("assign {ip} to {eni_id}"))
     }
-    fn unassign(&self, eni_id: &str, ip: Ipv4Addr) -> anyhow::Result<()> {
+    fn unassign(&self, eni_id: &str, ip: IpAddr) -> anyhow::Result<()> {
         self.note(format!("unassign {ip} from {eni_id}"))
     }
 }
@@ -61,8 +78,8 @@ impl World for Recorder {
 pub struct Rig {
     pub cloud: CloudServer,
     pub world: Arc<Recorder>,
-    pub provider: Tencent,
-    pub config: TencentConfig,
+    pub provider: Arc<dyn EniProvider>,
+    pub caller: Caller,
     _serving: Serving,
 }
 
@@ -72,6 +89,7 @@ pub fn cloud_config() -> CloudConfig {
         id: id.into(),
         zone: zone.into(),
         cidr: cidr.parse().unwrap(),
+        cidr_v6: None,
     };
     let instance = |last| InstanceConfig {
         zone: "ap-lab-1".into(),
@@ -96,49 +114,50 @@ pub fn cloud_config() -> CloudConfig {
 
 pub fn pace() -> Pace {
     Pace {
-        call: Duration::from_millis(500),
+        call: Duration::from_secs(2),
         poll: Duration::from_millis(5),
-        settle: Duration::from_millis(250),
-        deadline: Duration::from_secs(4),
+        settle: Duration::from_millis(350),
+        deadline: Duration::from_secs(30),
         backoff: (Duration::from_millis(5), Duration::from_millis(50)),
         qps: NonZeroU32::new(1000).unwrap(),
     }
 }
 
 impl Rig {
-    pub fn new() -> Self {
-        Self::with(cloud_config())
+    pub fn new(door: Door) -> Self {
+        Self::with(door, cloud_config())
     }
 
-    pub fn slow(delay: Duration) -> Self {
-        Self::with(CloudConfig { delays: Delays::all(delay), ..cloud_config() })
+    pub fn slow(door: Door, delay: Duration) -> Self {
+        Self::with(door, CloudConfig { delays: Delays::all(delay), ..cloud_config() })
     }
 
-    pub fn with(config: CloudConfig) -> Self {
+    pub fn with(door: Door, config: CloudConfig) -> Self {
         let world = Arc::new(Recorder::default());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let (secret_id, secret_key) = config.secret.clone();
-        let tencent = TencentConfig {
-            endpoint,
+        let caller = Caller {
+            door,
+            endpoint: format!("http://{}", listener.local_addr().unwrap()),
             region: config.region.clone(),
-            vpc_id: config.vpc.clone(),
+            vpc: config.vpc.clone(),
             subnet_ids: config.subnets.iter().map(|subnet| subnet.id.clone()).collect(),
-            security_groups: vec!["sg-lab".into()],
-            credentials: Credentials { secret_id, secret_key },
+            subnet_tag: None,
+            secret_id,
+            secret_key,
             pace: pace(),
         };
         let cloud = CloudServer::new(config, world.clone());
-        let serving = cloud.serve(listener).unwrap();
-        let provider = Tencent::new(tencent.clone()).unwrap();
-        Self { cloud, world, provider, config: tencent, _serving: serving }
+        let serving = door.open(&cloud, listener).unwrap();
+        let provider = caller.provider().unwrap();
+        Self { cloud, world, provider, caller, _serving: serving }
     }
 
     /// A second provider, as another process would be.
-    pub fn another(&self, change: impl FnOnce(&mut TencentConfig)) -> Tencent {
-        let mut config = self.config.clone();
-        change(&mut config);
-        Tencent::new(config).unwrap()
+    pub fn another(&self, change: impl FnOnce(&mut Caller)) -> Arc<dyn EniProvider> {
+        let mut caller = self.caller.clone();
+        change(&mut caller);
+        caller.provider().unwrap()
     }
 
     pub async fn create(&self, name: &str) -> EniInfo {
@@ -156,8 +175,19 @@ impl Rig {
         self.cloud.snapshot().enis.into_iter().filter(|eni| !eni.primary).collect()
     }
 
-    /// The secondary addresses the cloud knows to be on an ENI.
+    /// The secondary IPv4 addresses the cloud knows to be on an ENI.
     pub fn ips_of(&self, eni: &str) -> Vec<Ipv4Addr> {
+        self.all_ips_of(eni)
+            .into_iter()
+            .filter_map(|ip| match ip {
+                IpAddr::V4(ip) => Some(ip),
+                IpAddr::V6(_) => None,
+            })
+            .collect()
+    }
+
+    /// Likewise of both families.
+    pub fn all_ips_of(&self, eni: &str) -> Vec<IpAddr> {
         let mut ips = self.cloud.snapshot().eni(eni).unwrap().secondary_ips();
         ips.sort_unstable();
         ips
@@ -165,7 +195,13 @@ impl Rig {
 }
 
 pub fn new_eni(name: &str) -> NewEni {
-    NewEni { name: name.into(), subnet_id: "subnet-a".into(), cluster_id: "cluster-1".into() }
+    NewEni {
+        name: name.into(),
+        subnet_id: "subnet-a".into(),
+        cluster_id: "cluster-1".into(),
+        node: "node-1".into(),
+        primary_ip: None,
+    }
 }
 
 /// Address 10.0.1.`last`, for the provider.

@@ -9,8 +9,9 @@ use std::{
 };
 
 use aya::maps::{Array, Map, MapData};
-use ipam_agent::dataplane::{Attached, Dataplane, DataplaneError, Hook, LinkPin, Program, tcx_programs};
+use ipam_agent::dataplane::{Attached, Dataplane, DataplaneError, Hook, LinkPin, Program, hook_programs};
 use ipam_common::{Eni, Mac, PodStats};
+use ipam_lab::lab::patience::patient;
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use crate::fixture::{MAC_A, Netns, POD_A, POD_B, PinDir, route};
@@ -25,13 +26,13 @@ fn error_of(pins: &PinDir) -> DataplaneError {
 
 fn programs(netns: &Netns, ifname: &str) -> Vec<String> {
     let ifindex = netns.ifindex(ifname);
-    netns.run(move || tcx_programs(ifindex, Hook::Ingress).unwrap())
+    netns.run(move || hook_programs(ifindex, Hook::Ingress).unwrap())
 }
 
 /// The kernel lets a link go a moment after its pin.
 #[track_caller]
 fn assert_soon_without_programs(netns: &Netns, ifname: &str) {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + patient(Duration::from_secs(5));
     while !programs(netns, ifname).is_empty() {
         assert!(Instant::now() < deadline, "{ifname} still has programs");
         thread::sleep(Duration::from_millis(5));
@@ -54,7 +55,7 @@ fn a_second_agent_keeps_maps_and_replaces_programs() {
     let (netns, pins) = (Netns::new(), PinDir::new());
     netns.ip("link add pod-a type veth peer name pod-a-peer");
     let ifindex = netns.ifindex("pod-a");
-    let eni = Eni { ifindex: 7, mtu: 1500, flags: 0, mac: MAC_A, gateway_mac: MAC_A };
+    let eni = Eni { ifindex: 7, mtu: 1500, mac: MAC_A, gateway_mac: MAC_A, ..Eni::EMPTY };
     let cidrs = ["10.96.0.0/12".parse().unwrap(), "169.254.0.0/16".parse().unwrap()];
 
     let mut first = open(&pins);
@@ -68,7 +69,7 @@ fn a_second_agent_keeps_maps_and_replaces_programs() {
 
     for _ in 0..3 {
         let mut next = open(&pins);
-        assert_eq!(next.routes().unwrap(), [(POD_A, route(ifindex, MAC_A, 1))]);
+        assert_eq!(next.routes().unwrap(), [(POD_A.into(), route(ifindex, MAC_A, 1))]);
         assert_eq!(next.enis().unwrap(), [(1, eni)]);
         assert_eq!(next.stack_cidrs().unwrap(), cidrs);
         assert_eq!(next.pod_stats(POD_A).unwrap(), Some(PodStats::default()));
@@ -146,7 +147,7 @@ fn a_map_of_another_shape_is_refused_and_kept() {
     for part in [
         path,
         "found Hash of 16 entries, key 4 bytes, value 8 bytes",
-        "expected Array of 64 entries, key 4 bytes, value 24 bytes",
+        "expected Array of 64 entries, key 4 bytes, value 32 bytes",
         "remove the file",
     ] {
         assert!(error.contains(part), "`{part}` is not in: {error}");
@@ -197,7 +198,7 @@ fn maps_of_another_abi_version_are_refused() {
     assert_eq!(abi.get(&0, 0).unwrap(), ipam_common::ABI_VERSION);
     abi.set(0, 99, 0).unwrap();
     let error = error_of(&pins).to_string();
-    assert!(error.contains("ABI version 99, this agent needs version 1"), "{error}");
+    assert!(error.contains("ABI version 99, this agent reads versions 1 to 3"), "{error}");
     assert_eq!(abi.get(&0, 0).unwrap(), 99);
     // An agent that died before it wrote the version.
     abi.set(0, 0, 0).unwrap();
@@ -243,14 +244,14 @@ fn stack_cidrs_become_exactly_what_is_asked_for() {
     let pins = PinDir::new();
     let mut dataplane = open(&pins);
     let parse =
-        |cidrs: &[&str]| cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect::<Vec<ipnet::Ipv4Net>>();
+        |cidrs: &[&str]| cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect::<Vec<ipnet::IpNet>>();
     dataplane.set_stack_cidrs(&parse(&["10.96.0.1/12", "10.96.0.0/12", "10.0.0.1/32", "0.0.0.0/0"])).unwrap();
     assert_eq!(dataplane.stack_cidrs().unwrap(), parse(&["0.0.0.0/0", "10.0.0.1/32", "10.96.0.0/12"]));
     dataplane.set_stack_cidrs(&parse(&["10.96.0.0/12", "10.96.0.0/16"])).unwrap();
     assert_eq!(dataplane.stack_cidrs().unwrap(), parse(&["10.96.0.0/12", "10.96.0.0/16"]));
 
     let hosts = |first: u32| -> Vec<_> {
-        (first..first + 1024).map(|ip| ipnet::Ipv4Net::new_assert(ip.into(), 32)).collect()
+        (first..first + 1024).map(|ip| ipnet::Ipv4Net::new_assert(ip.into(), 32).into()).collect()
     };
     let (full, other) = (hosts(0x0b00_0000), hosts(0x0c00_0000));
     dataplane.set_stack_cidrs(&full).unwrap();
@@ -282,8 +283,14 @@ fn a_dump_of_the_maps_can_be_read() {
     let mut dataplane = open(&pins);
     dataplane.set_route(POD_A, &route(7, MAC_A, 3)).unwrap();
     dataplane.set_stack_cidrs(&["10.96.0.0/12".parse().unwrap()]).unwrap();
-    let eni =
-        Eni { ifindex: 9, mtu: 1500, flags: 1, mac: MAC_A, gateway_mac: Mac { octets: [2, 0, 0, 0, 1, 1] } };
+    let eni = Eni {
+        ifindex: 9,
+        mtu: 1500,
+        flags: 1,
+        mac: MAC_A,
+        gateway_mac: Mac { octets: [2, 0, 0, 0, 1, 1] },
+        ..Eni::EMPTY
+    };
     dataplane.set_eni(1, &eni).unwrap();
     let dump = |map: &str, index: usize| {
         bpftool(&["map", "dump", "pinned", pins.path().join(map).to_str().unwrap()])[index]["formatted"]

@@ -6,6 +6,10 @@
 use std::{
     net::{Ipv4Addr, UdpSocket},
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -13,9 +17,11 @@ use std::{
 use ipam_agent::dataplane::{Attached, Dataplane};
 use ipam_common::{DropReason, Eni, PodStats};
 
-use ipam_lab::packets::{Ipv4Frame, SERVICE_VLAN, VLAN};
+use ipam_lab::lab::patience::patient;
+use ipam_lab::packets::{Ipv4Frame, SERVICE_VLAN, VLAN, ipv6::Ipv6Frame};
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 
-use crate::fixture::{Netns, POD_A, POD_B, PinDir, VPC_HOST, route};
+use crate::fixture::{Netns, POD_A, POD_A6, POD_B, PinDir, VPC_HOST, VPC_HOST6, route};
 use crate::raw::Raw;
 
 const PORT: u16 = 7000;
@@ -52,9 +58,9 @@ impl Network {
             let eni = Eni {
                 ifindex: network.node.ifindex(name),
                 mtu: 1500,
-                flags: 0,
                 mac: network.node.mac(name),
                 gateway_mac: fabric.mac("fab"),
+                ..Eni::EMPTY
             };
             network.dataplane.set_eni(slot, &eni).unwrap();
         }
@@ -79,7 +85,7 @@ impl Network {
 
     /// The drops, as soon as there are `total` (or after 5 s).
     fn drops_once_there_are(&self, total: u64) -> Vec<(DropReason, u64)> {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + patient(Duration::from_secs(5));
         while self.drops().iter().map(|(_, packets)| packets).sum::<u64>() < total
             && Instant::now() < deadline
         {
@@ -129,13 +135,13 @@ fn mac_text(netns: &Netns, ifname: &str) -> String {
 /// A socket in a namespace; it stays there wherever it is used.
 fn socket(netns: &Netns, ip: Ipv4Addr) -> UdpSocket {
     let socket = netns.run(move || UdpSocket::bind((ip, PORT)).unwrap());
-    socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    socket.set_read_timeout(Some(patient(Duration::from_secs(10)))).unwrap();
     socket
 }
 
 fn receive(socket: &UdpSocket) -> (Vec<u8>, Ipv4Addr) {
     let mut buffer = [0; 64];
-    let (len, from) = socket.recv_from(&mut buffer).expect("a datagram within 2 s");
+    let (len, from) = socket.recv_from(&mut buffer).expect("a datagram in time");
     let std::net::IpAddr::V4(from) = from.ip() else { unreachable!("an IPv4 socket") };
     (buffer[..len].to_vec(), from)
 }
@@ -234,12 +240,41 @@ fn ipv4_too_short_for_its_header_is_dropped_from_a_pod_and_left_to_the_stack_fro
         raw.send(&to_pod[..len]);
     }
     // The last one has a header, and is the only one counted.
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + patient(Duration::from_secs(5));
     while network.stats(POD_A).rx_packets == 0 && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(1));
     }
     assert_eq!(network.stats(POD_A), PodStats { rx_packets: 1, rx_bytes: 34, ..PodStats::default() });
     assert_eq!(network.drops(), [(DropReason::Malformed, 20)]);
+}
+
+#[test]
+fn ipv6_too_short_for_its_header_is_dropped_from_a_pod_and_left_to_the_stack_from_an_eni() {
+    let mut network = Network::new();
+    let mac = network.pods[0].mac("eth0");
+    network.dataplane.set_route(POD_A6, &route(network.node.ifindex("pod-a"), mac, 1)).unwrap();
+    let frame = Ipv6Frame::udp(mac, network.node.mac("pod-a"), POD_A6, VPC_HOST6).build();
+    let raw = Raw::new(&network.pods[0], "eth0");
+    for len in 14..54 {
+        raw.send(&frame[..len]);
+    }
+    assert_eq!(network.drops_once_there_are(40), [(DropReason::Malformed, 40)]);
+    let stats = || network.dataplane.pod_stats(POD_A6).unwrap().unwrap();
+    assert_eq!(stats(), PodStats::default());
+
+    let (fabric_mac, eni_mac) = (network.fabrics[0].mac("fab"), network.node.mac("eni-1"));
+    let to_pod = Ipv6Frame::udp(fabric_mac, eni_mac, VPC_HOST6, POD_A6).build();
+    let raw = Raw::new(&network.fabrics[0], "fab");
+    for len in 14..=54 {
+        raw.send(&to_pod[..len]);
+    }
+    // The last one has a header, and is the only one counted.
+    let deadline = Instant::now() + patient(Duration::from_secs(5));
+    while stats().rx_packets == 0 && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(stats(), PodStats { rx_packets: 1, rx_bytes: 54, ..PodStats::default() });
+    assert_eq!(network.drops(), [(DropReason::Malformed, 40)]);
 }
 
 #[test]
@@ -263,7 +298,7 @@ fn a_tag_that_the_kernel_took_off_is_seen() {
     let raw = Raw::new(&network.fabrics[0], "fab");
     raw.send(&[&incoming[..12], &VLAN.to_be_bytes(), &[0, 5], &incoming[12..]].concat());
     raw.send(&incoming);
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + patient(Duration::from_secs(5));
     while network.stats(POD_A).rx_packets == 0 && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(1));
     }
@@ -275,32 +310,45 @@ fn a_tag_that_the_kernel_took_off_is_seen() {
 #[test]
 fn replacing_the_programs_under_traffic_loses_no_packet() {
     const PACKETS: u32 = 20_000;
+    const REPLACEMENTS: u32 = 2;
+    /// Takes the place of a number in the last packet.
+    const END: u32 = u32::MAX;
     let mut network = Network::new();
     let (host, pod) = (socket(&network.fabrics[0], VPC_HOST), socket(&network.pods[0], POD_A));
+    // Room for all of them, should the receiver not get the processor.
+    set_socket_recv_buffer_size_force(&host, 64 << 20).unwrap();
+    let replacements = Arc::new(AtomicU32::new(0));
+    let replaced = replacements.clone();
     let sender = thread::spawn(move || {
-        for number in 0..PACKETS {
-            pod.send_to(&number.to_be_bytes(), (VPC_HOST, PORT)).unwrap();
+        let send = |number: u32| pod.send_to(&number.to_be_bytes(), (VPC_HOST, PORT)).unwrap();
+        let mut sent = 0;
+        while sent < PACKETS || replaced.load(Ordering::Relaxed) < REPLACEMENTS {
+            send(sent);
+            sent += 1;
             thread::sleep(Duration::from_micros(50));
         }
+        send(END);
+        sent
     });
     let receiver = thread::spawn(move || {
         let mut next = 0;
-        while next < PACKETS {
+        loop {
             let (bytes, _) = receive(&host);
-            let number = u32::from_be_bytes(bytes.try_into().unwrap());
-            assert_eq!(number, next, "lost or reordered");
+            match u32::from_be_bytes(bytes.try_into().unwrap()) {
+                END => return next,
+                number => assert_eq!(number, next, "lost or reordered"),
+            }
             next += 1;
         }
     });
-    let mut replacements = 0;
     while !sender.is_finished() {
         network.dataplane = open(&network.node, network.pins.path());
         assert_eq!(network.attach(), [Attached::Replaced; 4]);
-        replacements += 1;
+        replacements.fetch_add(1, Ordering::Relaxed);
     }
-    sender.join().unwrap();
-    receiver.join().unwrap();
-    assert!(replacements >= 2, "{replacements}");
-    assert_eq!(network.stats(POD_A).tx_packets, u64::from(PACKETS));
-    println!("{PACKETS} packets, {replacements} replacements of all programs, 0 lost");
+    let sent = sender.join().unwrap();
+    assert_eq!(receiver.join().unwrap(), sent);
+    assert_eq!(network.stats(POD_A).tx_packets, u64::from(sent) + 1);
+    let replacements = replacements.load(Ordering::Relaxed);
+    println!("{sent} packets, {replacements} replacements of all programs, 0 lost");
 }

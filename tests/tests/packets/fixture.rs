@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::AsFd as _,
     path::{Path, PathBuf},
     process::Command,
@@ -21,6 +21,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, gettid, move_into_link_nam
 pub const TC_ACT_OK: u32 = 0;
 pub const TC_ACT_SHOT: u32 = 2;
 pub const TC_ACT_REDIRECT: u32 = 7;
+pub const TC_ACT_UNSPEC: u32 = u32::MAX;
 
 /// A directory on the bpffs, removed with everything in it.
 pub struct PinDir(PathBuf);
@@ -155,9 +156,22 @@ pub const POD_NO_ENI: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 7);
 /// Behind pod A's interface, on slot 4, whose gateway is not known.
 pub const POD_NO_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 8);
 pub const VPC_HOST: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 9);
+/// The IPv6 addresses of the same pods, on the same slots; slot 4 knows the gateway of neither family.
+pub const POD_A6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 5);
+pub const POD_B6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 6);
+pub const POD_NO_ENI6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 7);
+pub const POD_NO_GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 8);
+pub const VPC_HOST6: Ipv6Addr = Ipv6Addr::new(0xfd09, 9, 0, 0, 0, 0, 0, 9);
+/// The gateway of pods, and what a pod calls itself.
+pub const LINK_LOCAL_GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+pub const LINK_LOCAL_A: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0xa);
+/// The MAC of the pods' gateway: the node's end of a veth.
+pub const HOST: Mac = Mac { octets: [2, 0, 0, 0, 0, 1] };
 pub const MAC_A: Mac = Mac { octets: [2, 0, 0, 0, 0, 0xa] };
 pub const MAC_B: Mac = Mac { octets: [2, 0, 0, 0, 0, 0xb] };
 pub const GATEWAY_1: Mac = Mac { octets: [2, 0, 0, 0, 1, 1] };
+/// IPv6's next hop behind the same ENI.
+pub const GATEWAY_1_V6: Mac = Mac { octets: [2, 0, 0, 0, 1, 6] };
 /// MTU of the ENI in slot 2.
 pub const SMALL_MTU: u32 = 200;
 
@@ -169,7 +183,7 @@ pub struct Node {
     pub pod_b: u32,
     pub eni_1: u32,
     pub eni_1_mac: Mac,
-    _pins: PinDir,
+    pub pins: PinDir,
 }
 
 /// What a program shall make of a frame. What is not named shall not change.
@@ -177,8 +191,10 @@ pub struct Node {
 pub struct Expect {
     pub action: u32,
     pub drop: Option<DropReason>,
-    pub tx: Option<Ipv4Addr>,
-    pub rx: Option<Ipv4Addr>,
+    pub tx: Option<IpAddr>,
+    pub rx: Option<IpAddr>,
+    /// Entries made in the table of the stack's flows.
+    pub marks: u64,
     /// Destination and source MAC, if they shall change.
     pub macs: Option<(Mac, Mac)>,
 }
@@ -196,12 +212,21 @@ impl Expect {
         Self { action: TC_ACT_REDIRECT, ..Self::default() }
     }
 
-    pub fn tx(self, pod: Ipv4Addr) -> Self {
-        Self { tx: Some(pod), ..self }
+    /// What an egress program says of a packet that stays where it is.
+    pub fn pass() -> Self {
+        Self { action: TC_ACT_UNSPEC, ..Self::default() }
     }
 
-    pub fn rx(self, pod: Ipv4Addr) -> Self {
-        Self { rx: Some(pod), ..self }
+    pub fn tx(self, pod: impl Into<IpAddr>) -> Self {
+        Self { tx: Some(pod.into()), ..self }
+    }
+
+    pub fn rx(self, pod: impl Into<IpAddr>) -> Self {
+        Self { rx: Some(pod.into()), ..self }
+    }
+
+    pub fn marks(self, marks: u64) -> Self {
+        Self { marks, ..self }
     }
 
     pub fn macs(self, destination: Mac, source: Mac) -> Self {
@@ -212,7 +237,8 @@ impl Expect {
 #[derive(Debug, PartialEq)]
 struct Counters {
     drops: Vec<(DropReason, DropCount)>,
-    pods: BTreeMap<Ipv4Addr, PodStats>,
+    pods: BTreeMap<IpAddr, PodStats>,
+    marks: u64,
 }
 
 impl Node {
@@ -226,22 +252,29 @@ impl Node {
         let eni_1_mac = netns.mac("eni-1");
         let mut dataplane = Dataplane::open(pins.path()).expect("a dataplane (needs root and a bpffs)");
 
-        for (ip, ifindex, mac, eni) in [
-            (POD_A, pod_a, MAC_A, 1),
-            (POD_B, pod_b, MAC_B, 2),
-            (POD_NO_ENI, pod_a, MAC_A, 3),
-            (POD_NO_GATEWAY, pod_a, MAC_A, 4),
+        for (ip, ip6, ifindex, mac, eni) in [
+            (POD_A, POD_A6, pod_a, MAC_A, 1),
+            (POD_B, POD_B6, pod_b, MAC_B, 2),
+            (POD_NO_ENI, POD_NO_ENI6, pod_a, MAC_A, 3),
+            (POD_NO_GATEWAY, POD_NO_GATEWAY6, pod_a, MAC_A, 4),
         ] {
             dataplane.set_route(ip, &route(ifindex, mac, eni)).unwrap();
+            dataplane.set_route(ip6, &route(ifindex, mac, eni)).unwrap();
         }
-        let eni = Eni { ifindex: eni_1, mtu: 1500, flags: 0, mac: eni_1_mac, gateway_mac: GATEWAY_1 };
+        let eni = Eni {
+            ifindex: eni_1,
+            mtu: 1500,
+            mac: eni_1_mac,
+            gateway_mac: GATEWAY_1,
+            gateway_mac_v6: GATEWAY_1_V6,
+            ..Eni::EMPTY
+        };
         dataplane.set_eni(1, &eni).unwrap();
         dataplane.set_eni(2, &Eni { ifindex: eni_2, mtu: SMALL_MTU, ..eni }).unwrap();
-        dataplane.set_eni(4, &Eni { gateway_mac: Mac::ZERO, ..eni }).unwrap();
-        dataplane
-            .set_stack_cidrs(&["10.96.0.0/12".parse().unwrap(), "10.9.0.1/32".parse().unwrap()])
-            .unwrap();
-        Self { netns, dataplane, pod_a, pod_b, eni_1, eni_1_mac, _pins: pins }
+        dataplane.set_eni(4, &Eni { gateway_mac: Mac::ZERO, gateway_mac_v6: Mac::ZERO, ..eni }).unwrap();
+        let cidrs = ["10.96.0.0/12", "10.9.0.1/32", "fd96::/108", "fd09::1/128"];
+        dataplane.set_stack_cidrs(&cidrs.map(|cidr| cidr.parse().unwrap())).unwrap();
+        Self { netns, dataplane, pod_a, pod_b, eni_1, eni_1_mac, pins }
     }
 
     /// Runs `program` on `frame` and compares verdict, bytes and every counter.
@@ -271,6 +304,7 @@ impl Node {
             stats.rx_packets += 1;
             stats.rx_bytes += len;
         }
+        wanted.marks += expect.marks;
         let wanted_bytes = expect.macs.map_or(bytes.to_vec(), |(destination, source)| {
             ipam_lab::packets::with_macs(bytes, destination, source)
         });
@@ -294,6 +328,7 @@ impl Node {
         let pods = self.dataplane.routes().unwrap().into_iter();
         Counters {
             drops: self.dataplane.drops().unwrap(),
+            marks: self.dataplane.flow_stats().unwrap().inserted,
             pods: pods.map(|(ip, _)| (ip, self.dataplane.pod_stats(ip).unwrap().unwrap())).collect(),
         }
     }

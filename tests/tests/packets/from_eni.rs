@@ -4,9 +4,9 @@ use std::net::Ipv4Addr;
 
 use ipam_agent::dataplane::Program::FromEni;
 use ipam_common::Mac;
-use ipam_lab::packets::{ArpFrame, IPV6, Ipv4Frame, VLAN, ethernet};
+use ipam_lab::packets::{ArpFrame, IPV6, Ipv4Frame, VLAN, ethernet, ipv6::Ipv6Frame};
 
-use crate::fixture::{Expect, GATEWAY_1, Node, POD_A, POD_NO_ENI, VPC_HOST};
+use crate::fixture::{Expect, GATEWAY_1, Node, POD_A, POD_A6, POD_NO_ENI, VPC_HOST};
 
 fn to_a(node: &Node) -> Ipv4Frame {
     Ipv4Frame::udp(GATEWAY_1, node.eni_1_mac, VPC_HOST, POD_A)
@@ -26,6 +26,29 @@ fn a_packet_for_a_local_pod_is_redirected_unchanged() {
     }
     let to_another = Ipv4Frame { destination: POD_NO_ENI, ..frame };
     node.check(FromEni, node.eni_1, &to_another.build(), Expect::redirect().rx(POD_NO_ENI));
+}
+
+#[test]
+fn what_the_stack_answers_comes_by_the_stack() {
+    let mut node = Node::new();
+    let frame = to_a(&node);
+    // Link-local, and in the fixture's CIDR of the stack.
+    for source in [Ipv4Addr::new(169, 254, 128, 7), Ipv4Addr::new(10, 97, 0, 1)] {
+        let question = Ipv4Frame { source, ..frame.clone() };
+        node.check(FromEni, node.eni_1, &question.build(), Expect::stack());
+        let fragment = Ipv4Frame { fragment: 0x00b9, ..question.clone() };
+        node.check(FromEni, node.eni_1, &fragment.build(), Expect::stack());
+        // An error is no question: it belongs to the flow that it quotes, which here is none of the stack.
+        for icmp_type in [3, 11, 12] {
+            let quoted = Ipv4Frame::udp(GATEWAY_1, node.eni_1_mac, POD_A, VPC_HOST).build();
+            let payload = [&[icmp_type, 0, 0, 0, 0, 0, 0, 0], &quoted[14..]].concat();
+            let error = Ipv4Frame { protocol: 1, payload, ..question.clone() };
+            node.check(FromEni, node.eni_1, &error.build(), Expect::redirect().rx(POD_A));
+        }
+    }
+    let link_local = "fe80::7".parse().unwrap();
+    let question = Ipv6Frame::udp(GATEWAY_1, node.eni_1_mac, link_local, POD_A6).build();
+    node.check(FromEni, node.eni_1, &question, Expect::stack());
 }
 
 #[test]

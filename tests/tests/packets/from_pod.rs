@@ -1,17 +1,15 @@
-//! Verdicts of `from_pod` on IPv4 and on what is neither IPv4 nor ARP.
+//! Verdicts of `from_pod` on IPv4 and on what is neither IP nor ARP.
 
 use std::net::Ipv4Addr;
 
 use ipam_agent::dataplane::{Program::FromPod, TestFrame};
-use ipam_common::{DropReason, Mac};
-use ipam_lab::packets::{IPV6, Ipv4Frame, SERVICE_VLAN, VLAN, ethernet};
+use ipam_common::DropReason;
+use ipam_lab::packets::{Ipv4Frame, SERVICE_VLAN, VLAN, ethernet};
 
 use crate::fixture::{
-    Expect, GATEWAY_1, MAC_A, MAC_B, Node, POD_A, POD_B, POD_NO_ENI, POD_NO_GATEWAY, SMALL_MTU, VPC_HOST,
+    Expect, GATEWAY_1, HOST, MAC_A, MAC_B, Node, POD_A, POD_B, POD_NO_ENI, POD_NO_GATEWAY, SMALL_MTU,
+    VPC_HOST,
 };
-
-/// The MAC of the pod's gateway: the node's end of the veth.
-const HOST: Mac = Mac { octets: [2, 0, 0, 0, 0, 1] };
 
 fn from_a(destination: Ipv4Addr) -> Ipv4Frame {
     Ipv4Frame::udp(MAC_A, HOST, POD_A, destination)
@@ -85,7 +83,7 @@ fn the_stack_gets_what_is_its_own() {
 fn no_packet_goes_to_loopback_or_to_nowhere() {
     let mut node = Node::new();
     for destination in [[127, 0, 0, 1], [127, 255, 255, 255], [0, 0, 0, 0], [0, 1, 2, 3]] {
-        let expect = Expect::drop(DropReason::Malformed).tx(POD_A);
+        let expect = Expect::drop(DropReason::InvalidDestination).tx(POD_A);
         node.check(FromPod, node.pod_a, &from_a(destination.into()).build(), expect);
     }
 }
@@ -176,7 +174,7 @@ fn tags_and_other_ether_types_are_dropped() {
         node.check(FromPod, node.pod_a, &tagged, Expect::drop(DropReason::VlanTagged));
         node.check(FromPod, node.pod_a, &tagged[..14], Expect::drop(DropReason::VlanTagged));
     }
-    for ether_type in [IPV6, 0, 46, 0x0801, 0x0900, 0x8101, 0x88a9, 0x88cc, 0x8864, 0xffff] {
+    for ether_type in [0, 46, 0x0801, 0x0900, 0x8101, 0x88a9, 0x88cc, 0x8864, 0xffff] {
         let frame = ethernet(HOST, MAC_A, ether_type, &packet[14..]);
         node.check(FromPod, node.pod_a, &frame, Expect::drop(DropReason::UnsupportedEtherType));
     }
@@ -208,27 +206,4 @@ fn what_is_too_long_for_the_eni_goes_to_the_stack() {
     // To be cut into segments: what counts is a segment with its headers (here 20 and at least 8).
     node.check_gso(FromPod, node.pod_b, &of_len(1000), SMALL_MTU - 28, leaves);
     node.check_gso(FromPod, node.pod_b, &of_len(1000), SMALL_MTU - 27, stack);
-}
-
-/// Not an assertion: this machine is shared. `cargo xtask bench` holds it to 180 ns.
-#[test]
-fn time_of_one_run() {
-    let mut node = Node::new();
-    // The frame must pass again after its MACs were rewritten: let pod and ENI have one MAC.
-    let mac = node.eni_1_mac;
-    node.dataplane.set_route(POD_A, &crate::fixture::route(node.pod_a, mac, 1)).unwrap();
-    let vpc = Ipv4Frame { from_mac: mac, ..from_a(VPC_HOST) }.build();
-    let local = Ipv4Frame { from_mac: mac, ..from_a(POD_B) }.build();
-    let incoming = Ipv4Frame::udp(GATEWAY_1, mac, VPC_HOST, POD_A).build();
-    for (name, program, ifindex, bytes) in [
-        ("from_pod to the VPC", FromPod, node.pod_a, &vpc),
-        ("from_pod to a local pod", FromPod, node.pod_a, &local),
-        ("from_eni to a local pod", ipam_agent::dataplane::Program::FromEni, node.eni_1, &incoming),
-    ] {
-        let frame = TestFrame { bytes, ifindex, gso_size: 0, repeat: 20_000 };
-        let runs = (0..10).map(|_| node.in_netns(|dataplane| dataplane.test_run(program, &frame)).unwrap());
-        let best = runs.map(|run| (run.action, run.duration)).min().unwrap();
-        assert_eq!(best.0, crate::fixture::TC_ACT_REDIRECT, "{name}");
-        println!("{name}: {} ns", best.1.as_nanos());
-    }
 }

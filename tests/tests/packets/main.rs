@@ -7,10 +7,19 @@
 
 mod adoption;
 mod arp;
+mod clsact;
 mod delivery;
+mod dhcp;
+mod events;
 mod fixture;
 mod from_eni;
 mod from_pod;
+mod from_pod_v6;
+mod icmp_errors;
+mod migration;
 mod model;
+mod nd;
 mod raw;
 mod stack;
+mod stack_v6;
+mod timing;

@@ -2,14 +2,49 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
 
 use anyhow::ensure;
 use ipam_lab::lab::netns::Netns;
 
+/// What every service is of.
+const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
 /// Port of every backend.
 pub const TARGET_PORT: u16 = 8080;
+
+/// What the rules of one family call otherwise than those of the other.
+struct Words {
+    /// The program that reads rules of iptables.
+    restore: &'static str,
+    /// nftables' word for the family.
+    ip: &'static str,
+    /// Its type of an address.
+    addr: &'static str,
+    /// Length of an address as a prefix.
+    host: u8,
+    /// Where no NodePort listens.
+    loopback: &'static str,
+    /// kube-proxy's `--cluster-cidr`.
+    pods: &'static str,
+}
+
+const V4: Words = Words {
+    restore: "iptables-restore",
+    ip: "ip",
+    addr: "ipv4_addr",
+    host: 32,
+    loopback: "127.0.0.0/8",
+    pods: "10.0.1.0/24",
+};
+const V6: Words = Words {
+    restore: "ip6tables-restore",
+    ip: "ip6",
+    addr: "ipv6_addr",
+    host: 128,
+    loopback: "::1",
+    pods: "fd00:0:0:1::/64",
+};
 
 /// `externalTrafficPolicy`.
 #[derive(Clone, Copy, PartialEq)]
@@ -20,11 +55,13 @@ pub enum Policy {
     Local,
 }
 
-/// A service of TCP and UDP with one backend.
+/// A service of TCP, UDP and SCTP with one backend.
 pub struct Service {
-    pub ip: Ipv4Addr,
+    pub ip: IpAddr,
+    /// Its address at a load balancer that keeps it as the destination.
+    pub balancer: Option<IpAddr>,
     pub port: u16,
-    pub backend: Ipv4Addr,
+    pub backend: IpAddr,
     pub node_port: u16,
     pub policy: Policy,
 }
@@ -37,11 +74,12 @@ pub enum Proxy {
 }
 
 impl Proxy {
-    /// Writes the rules of the services in a node's namespace.
+    /// Writes the rules of the services, all of one family, in a node's namespace.
     pub fn install(self, node: &Netns, services: &[Service]) -> anyhow::Result<()> {
+        let words = if services.iter().all(|service| service.ip.is_ipv4()) { &V4 } else { &V6 };
         let (program, args, rules) = match self {
-            Self::Iptables => ("iptables-restore", &[][..], iptables(services)),
-            Self::Nftables => ("nft", &["-f", "-"][..], nftables(services)),
+            Self::Iptables => (words.restore, &[][..], iptables(words, services)),
+            Self::Nftables => ("nft", &["-f", "-"][..], nftables(words, services)),
         };
         let mut child =
             node.command(program).args(args).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
@@ -52,28 +90,44 @@ impl Proxy {
     }
 }
 
-fn iptables(services: &[Service]) -> String {
+fn iptables(words: &Words, services: &[Service]) -> String {
+    let Words { host, pods, .. } = words;
     let mut chains = String::new();
     let mut rules = String::new();
     for (n, service) in services.iter().enumerate() {
-        let Service { ip, port, backend, node_port, policy } = service;
-        for protocol in ["tcp", "udp"] {
+        let Service { ip, balancer, port, backend, node_port, policy } = service;
+        let target = SocketAddr::new(*backend, TARGET_PORT);
+        for protocol in PROTOCOLS {
             let name = format!("{protocol}{n}");
-            for kind in ["SVC", "SEP", "EXT"] {
+            for kind in ["SVC", "SVL", "SEP", "EXT"] {
                 writeln!(chains, ":KUBE-{kind}-{name} - [0:0]").expect("a string");
             }
-            let masquerade = match policy {
-                Policy::Cluster => format!("-A KUBE-EXT-{name} -j KUBE-MARK-MASQ\n"),
-                Policy::Local => String::new(),
+            let external = match policy {
+                Policy::Cluster => {
+                    format!("-A KUBE-EXT-{name} -j KUBE-MARK-MASQ\n-A KUBE-EXT-{name} -j KUBE-SVC-{name}\n")
+                }
+                Policy::Local => format!(
+                    "-A KUBE-EXT-{name} -s {pods} -j KUBE-SVC-{name}\n\
+                     -A KUBE-EXT-{name} -m addrtype --src-type LOCAL -j KUBE-MARK-MASQ\n\
+                     -A KUBE-EXT-{name} -m addrtype --src-type LOCAL -j KUBE-SVC-{name}\n\
+                     -A KUBE-EXT-{name} -j KUBE-SVL-{name}\n"
+                ),
             };
+            if let Some(balancer) = balancer {
+                writeln!(
+                    rules,
+                    "-A KUBE-SERVICES -d {balancer}/{host} -p {protocol} -m {protocol} --dport {port} -j KUBE-EXT-{name}"
+                )
+                .expect("a string");
+            }
             write!(
                 rules,
-                "-A KUBE-SERVICES -d {ip}/32 -p {protocol} -m {protocol} --dport {port} -j KUBE-SVC-{name}\n\
+                "-A KUBE-SERVICES -d {ip}/{host} -p {protocol} -m {protocol} --dport {port} -j KUBE-SVC-{name}\n\
                  -A KUBE-NODEPORTS -p {protocol} -m {protocol} --dport {node_port} -j KUBE-EXT-{name}\n\
-                 {masquerade}-A KUBE-EXT-{name} -j KUBE-SVC-{name}\n\
-                 -A KUBE-SVC-{name} -j KUBE-SEP-{name}\n\
-                 -A KUBE-SEP-{name} -s {backend}/32 -j KUBE-MARK-MASQ\n\
-                 -A KUBE-SEP-{name} -p {protocol} -m {protocol} -j DNAT --to-destination {backend}:{TARGET_PORT}\n"
+                 {external}\
+                 -A KUBE-SVC-{name} -j KUBE-SEP-{name}\n-A KUBE-SVL-{name} -j KUBE-SEP-{name}\n\
+                 -A KUBE-SEP-{name} -s {backend}/{host} -j KUBE-MARK-MASQ\n\
+                 -A KUBE-SEP-{name} -p {protocol} -m {protocol} -j DNAT --to-destination {target}\n"
             )
             .expect("a string");
         }
@@ -94,33 +148,42 @@ fn iptables(services: &[Service]) -> String {
     )
 }
 
-fn nftables(services: &[Service]) -> String {
+fn nftables(words: &Words, services: &[Service]) -> String {
+    let Words { ip: family, addr, loopback, pods, .. } = words;
     let (mut chains, mut ips, mut node_ports) = (String::new(), Vec::new(), Vec::new());
     for (n, service) in services.iter().enumerate() {
-        let Service { ip, port, backend, node_port, policy } = service;
-        for protocol in ["tcp", "udp"] {
+        let Service { ip, balancer, port, backend, node_port, policy } = service;
+        let target = SocketAddr::new(*backend, TARGET_PORT);
+        for protocol in PROTOCOLS {
             let name = format!("{protocol}-{n}");
-            let masquerade = if *policy == Policy::Cluster { "jump mark-for-masquerade;" } else { "" };
+            let external = match policy {
+                Policy::Cluster => format!("jump mark-for-masquerade; goto service-{name};"),
+                Policy::Local => format!(
+                    "{family} saddr {pods} goto service-{name}; fib saddr type local jump mark-for-masquerade; \
+                     fib saddr type local goto service-{name}; goto service-{name};"
+                ),
+            };
             write!(
                 chains,
-                "chain endpoint-{name} {{ ip saddr {backend} jump mark-for-masquerade; \
-                 meta l4proto {protocol} dnat to {backend}:{TARGET_PORT}; }}\n\
+                "chain endpoint-{name} {{ {family} saddr {backend} jump mark-for-masquerade; \
+                 meta l4proto {protocol} dnat to {target}; }}\n\
                  chain service-{name} {{ numgen random mod 1 vmap {{ 0 : goto endpoint-{name} }}; }}\n\
-                 chain external-{name} {{ {masquerade} goto service-{name}; }}\n"
+                 chain external-{name} {{ {external} }}\n"
             )
             .expect("a string");
+            ips.extend(balancer.map(|ip| format!("{ip} . {protocol} . {port} : goto external-{name}")));
             ips.push(format!("{ip} . {protocol} . {port} : goto service-{name}"));
             node_ports.push(format!("{protocol} . {node_port} : goto external-{name}"));
         }
     }
     let (ips, node_ports) = (ips.join(", "), node_ports.join(", "));
     format!(
-        "table ip kube-proxy {{\n\
+        "table {family} kube-proxy {{\n\
          chain mark-for-masquerade {{ meta mark set meta mark or 0x4000; }}\n{chains}\
-         map service-ips {{ type ipv4_addr . inet_proto . inet_service : verdict; elements = {{ {ips} }}; }}\n\
+         map service-ips {{ type {addr} . inet_proto . inet_service : verdict; elements = {{ {ips} }}; }}\n\
          map service-nodeports {{ type inet_proto . inet_service : verdict; elements = {{ {node_ports} }}; }}\n\
-         chain services {{ ip daddr . meta l4proto . th dport vmap @service-ips; \
-         fib daddr type local ip daddr != 127.0.0.0/8 meta l4proto . th dport vmap @service-nodeports; }}\n\
+         chain services {{ {family} daddr . meta l4proto . th dport vmap @service-ips; \
+         fib daddr type local {family} daddr != {loopback} meta l4proto . th dport vmap @service-nodeports; }}\n\
          chain masquerading {{ meta mark and 0x4000 == 0 return; meta mark set meta mark xor 0x4000; \
          masquerade fully-random; }}\n\
          chain nat-prerouting {{ type nat hook prerouting priority dstnat; jump services; }}\n\

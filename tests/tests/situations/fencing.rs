@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ipam_agent::api::{IpPhase, VpcIPClaim};
-use ipam_lab::cluster::{Cluster, RunningPod, eventually};
+use ipam_lab::cluster::{Cluster, ClusterNode, RunningPod, eventually};
 use ipam_lab::lab::traffic::ping;
 use ipam_lab::story::STATIC;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -49,7 +49,7 @@ fn set_link(cluster: &Cluster, node: &str, state: &str) {
 async fn s02_a_pod_that_moved_waits_until_its_former_node_has_let_go() {
     let cluster = Cluster::two_nodes("s02").await.unwrap();
     let (old, new) = torn_apart(&cluster).await;
-    let sandbox = cluster.sandbox(&new, "node-b").unwrap();
+    let sandbox = cluster.sandbox(&new, "node-b").await.unwrap();
     let adding = tokio::spawn({
         let sandbox = sandbox.clone();
         async move { sandbox.add().await }
@@ -99,6 +99,19 @@ async fn s21_a_deleted_node_is_fenced_and_its_static_address_goes_on() {
     arrives(&cluster, &new, old.ip()).await;
 }
 
+/// What a reboot ends: pods' interfaces, maps, and the journal.
+fn lose_everything(node: &ClusterNode) {
+    let machine = node.machine();
+    for left in node.leftovers().unwrap() {
+        if let Some(link) = left.strip_prefix("interface ") {
+            let deleted = machine.command("ip").args(["link", "del", link]).status().unwrap();
+            assert!(deleted.success(), "{left}");
+        }
+    }
+    std::fs::remove_dir_all(machine.bpffs_dir()).unwrap();
+    std::fs::remove_file(machine.journal()).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn s21_a_node_made_anew_under_its_name_holds_nothing() {
     let mut cluster = Cluster::two_nodes("s21_anew").await.unwrap();
@@ -106,7 +119,7 @@ async fn s21_a_node_made_anew_under_its_name_holds_nothing() {
     let ip = old.ip();
     let node = cluster.node_mut("node-a");
     node.agent().kill9().unwrap();
-    std::fs::remove_file(node.machine().journal()).unwrap();
+    lose_everything(node);
     node.start_agent(&[]).unwrap();
     node.wait_until_served().await.unwrap();
     node.wait_until_clean().await.unwrap();

@@ -1,7 +1,10 @@
 //! Whose address it is: scaled, recreated, contested, of the same name elsewhere.
 
 use futures::future::join_all;
-use ipam_agent::api::{IpPhase, VpcIPClaim};
+use ipam_agent::api::{IpPhase, VpcIP, VpcIPClaim};
+use ipam_agent::controller::ControllerConfig;
+use ipam_lab::cluster::eventually;
+use ipam_lab::control_plane::ControlPlane;
 use ipam_lab::story::STATIC;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
@@ -80,6 +83,17 @@ async fn s12_two_controllers_at_once_give_no_address_twice() {
     assert_eq!(distinct.len(), ips.len(), "an address has two owners");
     let violations = plane.cloud.snapshot().violations;
     assert!(violations.is_empty(), "{violations:?}");
+    // Whoever lost a race has left no claim with two addresses, and none was ever bound that its claim does not name.
+    let held = async || {
+        let all = Api::<VpcIP>::all(plane.client.clone()).list(&Default::default()).await.unwrap();
+        let mut held: Vec<String> =
+            all.into_iter().filter(|ip| ip.spec.claim_ref.is_some()).map(|ip| ip.spec.ip).collect();
+        held.sort();
+        held
+    };
+    let mut wanted = ips.clone();
+    wanted.sort();
+    eventually("the losers' addresses to be given back", async || held().await == wanted).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,7 +144,12 @@ async fn s19_a_changed_wish_counts_for_the_next_pod_and_frees_the_old_address() 
     in_phase(&plane.client, "10.0.1.50", IpPhase::Retained).await;
     create_pod(&plane.client, "web-0", "node-a", &[STATIC, (NOMINATED, "10.0.1.60")]).await;
     reason(&plane.client, "web-0", "AddressConflict").await;
-    assert!(address(&plane.client, "10.0.1.50").await.is_some(), "the old address was lost");
+    // For longer than an address that is given back, or has lost its claim, stays.
+    let ControllerConfig { cooldown, orphan_period, retry, .. } = ControlPlane::config();
+    tokio::time::sleep(cooldown + 2 * orphan_period + 2 * retry).await;
+    let held = address(&plane.client, "10.0.1.50").await.expect("the old address was lost");
+    assert_eq!((held.phase, held.epoch), (IpPhase::Retained, 1));
+    assert_eq!(claim(&plane.client, "web-0").await.unwrap().address.as_deref(), Some("10.0.1.50"));
     // One that can be: the new address is there, and the old one is not held for ever.
     delete_pod(&plane.client, "web-0").await;
     let pod = create_pod(&plane.client, "web-0", "node-b", &[STATIC, (NOMINATED, "10.0.1.70")]).await;

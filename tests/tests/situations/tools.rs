@@ -3,8 +3,9 @@
 use std::future::Future;
 
 use ipam_agent::api::{IpPhase, VpcIP, VpcIPClaim, VpcIPClaimStatus, VpcIPStatus};
-use ipam_lab::cluster::eventually;
+use ipam_lab::cluster::{Cluster, RunningPod, eventually};
 use ipam_lab::control_plane::ControlPlane;
+use ipam_lab::lab::pod::CniOutcome;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client};
@@ -95,7 +96,15 @@ pub async fn bound(client: &Client, pod: &Pod) -> String {
     })
     .await
     .unwrap_or_else(|error| panic!("{error:#}: {last:?}"));
-    last.unwrap().address.unwrap()
+    let ip = last.unwrap().address.unwrap();
+    // The claim is written first, and the address in the next moment.
+    eventually(&format!("{ip} to be bound to {name}"), async || {
+        let status = address(client, &ip).await;
+        status.is_some_and(|status| status.phase == IpPhase::Bound && status.pod_uid == pod.metadata.uid)
+    })
+    .await
+    .unwrap();
+    ip
 }
 
 /// Waits until a claim has a condition with a reason. Gives the message.
@@ -113,6 +122,26 @@ pub async fn reason(client: &Client, name: &str, reason: &str) -> String {
 fn message(status: Option<&VpcIPClaimStatus>, reason: &str) -> Option<String> {
     let conditions = &status?.conditions;
     Some(conditions.iter().find(|condition| condition.reason == reason)?.message.clone())
+}
+
+/// Ends the controller, and the API with it.
+pub async fn without_api(cluster: &mut Cluster) {
+    cluster.controller().kill9().unwrap();
+}
+
+/// Starts them again, and waits until the API answers.
+pub async fn api_returns(cluster: &mut Cluster) {
+    cluster.start_controller().unwrap();
+    let pods = cluster.pods();
+    eventually("the API to answer", async || pods.list(&Default::default()).await.is_ok()).await.unwrap();
+}
+
+/// STATUS, as a runtime asks on the node of a pod.
+pub fn status(pod: &RunningPod) -> CniOutcome {
+    let mut conf = pod.conf.clone();
+    conf["cniVersion"] = json!("1.1.0");
+    let env = [("CNI_NETNS", None), ("CNI_CONTAINERID", None), ("CNI_IFNAME", None)];
+    pod.sandbox.cni("STATUS", &env, &conf.to_string()).unwrap()
 }
 
 /// Fails when it ends before the time is over.

@@ -11,6 +11,8 @@ pub enum Scope {
     Test,
     /// Nice to have: never a reason to fail.
     Extra,
+    /// `kernels`: big, and installed by that command alone.
+    Kernels,
 }
 
 /// How an item is recognised.
@@ -144,9 +146,17 @@ pub const ITEMS: &[Item] = &[
     command("podman", &["--version"], "starts the real containers of a test", Scope::Test, same("podman")),
     command("runc", &["--version"], "runs podman's containers", Scope::Test, same("runc")),
     command("conmon", &["--version"], "watches podman's containers", Scope::Test, same("conmon")),
+    command(
+        "containerd",
+        &["--version"],
+        "makes the real sandboxes of a test",
+        Scope::Test,
+        same("containerd"),
+    ),
+    command("curl", &["--version"], "asks containerd in a kubelet's place", Scope::Test, same("curl")),
     special(
         "CNI plugins",
-        "podman wants `loopback`; `ptp` is what ours is compared with",
+        "podman and containerd want `loopback`; `ptp` is what ours is compared with",
         Scope::Test,
         Kind::CniPlugins,
         Packages {
@@ -181,5 +191,25 @@ pub const ITEMS: &[Item] = &[
         "looking at the packets of a demo left standing",
         Scope::Extra,
         same("tcpdump"),
+    ),
+    command(
+        "qemu-system-x86_64",
+        &["--version"],
+        "boots the kernels of `cargo xtask kernels`",
+        Scope::Kernels,
+        Packages {
+            apt: "qemu-system-x86",
+            dnf: "qemu-system-x86-core",
+            pacman: "qemu-system-x86",
+            zypper: "qemu-x86",
+        },
+    ),
+    command("depmod", &["--version"], "indexes the modules of those kernels", Scope::Kernels, same("kmod")),
+    command(
+        "xz",
+        &["--version"],
+        "unpacks them",
+        Scope::Kernels,
+        Packages { apt: "xz-utils", dnf: "xz", pacman: "xz", zypper: "xz" },
     ),
 ];

@@ -22,14 +22,30 @@ pub enum Group {
     Cni,
     /// The cloud client and server.
     Cloud,
-    /// The lab.
+    /// The dataplane in the lab. By name: the groups that prove the rest of it, too.
+    Dataplane,
+    /// Agents that are killed, restarted, upgraded and downgraded, under traffic.
+    Restart,
+    /// The rest of the lab.
     Lab,
+    /// The lab on a real kube-apiserver.
+    Cluster,
 }
 
 impl Group {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Lint, Self::Unit, Self::Packets, Self::Api, Self::Cni, Self::Cloud, Self::Lab];
+    pub const ALL: [Self; 10] = [
+        Self::Lint,
+        Self::Unit,
+        Self::Packets,
+        Self::Api,
+        Self::Cni,
+        Self::Cloud,
+        Self::Dataplane,
+        Self::Restart,
+        Self::Lab,
+        Self::Cluster,
+    ];
 
     /// The name on the command line, which is also the prefix of its test programs.
     pub fn name(self) -> &'static str {
@@ -40,7 +56,10 @@ impl Group {
             Self::Api => "api",
             Self::Cni => "cni",
             Self::Cloud => "cloud",
+            Self::Dataplane => "dataplane",
+            Self::Restart => "restart",
             Self::Lab => "lab",
+            Self::Cluster => "cluster",
         }
     }
 
@@ -50,30 +69,69 @@ impl Group {
             Self::Lint => "format and lints of the workspace",
             Self::Unit => "unit, property and documentation tests",
             Self::Packets => "the eBPF programs by BPF_PROG_TEST_RUN: verdict, MACs, target, counters",
-            Self::Api => "the embedded Kubernetes API",
+            Self::Api => "the embedded Kubernetes API, and a real one if the environment names it",
             Self::Cni => "conformance of the CNI plugin, by running it",
             Self::Cloud => "the cloud client against the cloud server",
+            Self::Dataplane => "the dataplane in the lab; asked for by name, with packets and restart",
+            Self::Restart => "agents killed, restarted, upgraded, downgraded at 10 000 packets/s: 0 lost",
             Self::Lab => "end to end: nodes, ENIs, pods, crashes, real packets",
+            Self::Cluster => {
+                "deploy/ and the seed's commands on a real kube-apiserver that the environment names"
+            }
         }
     }
 
     /// Needs root.
     pub fn root(self) -> bool {
-        matches!(self, Self::Packets | Self::Cni | Self::Lab)
+        matches!(
+            self,
+            Self::Packets | Self::Cni | Self::Dataplane | Self::Restart | Self::Lab | Self::Cluster
+        )
+    }
+
+    /// Whether asking for `asked` asks for this group.
+    pub fn is_asked_for_by(self, asked: Self) -> bool {
+        self == asked || (asked == Self::Dataplane && matches!(self, Self::Packets | Self::Restart))
     }
 
     /// The group of a test program: a file under `tests/` whose name is a group's or begins with it (`api`,
-    /// `cni_conformance`) is of that group; all else of the lab's package is `lab`, and the rest is `unit`.
+    /// `cni_conformance`) is of that group; those that have a [`subject`] are `dataplane`; all else of the lab's package is
+    /// `lab`, and the rest is `unit`.
     pub fn of(program: &Executable) -> Self {
         let first = program.target.split(['_', '-']).next().unwrap_or_default();
-        let named =
-            [Self::Packets, Self::Api, Self::Cni, Self::Cloud].into_iter().find(|it| it.name() == first);
+        let named = [Self::Packets, Self::Api, Self::Cni, Self::Cloud, Self::Restart, Self::Cluster]
+            .into_iter()
+            .find(|it| it.name() == first);
         match named.filter(|_| program.integration) {
             Some(group) => group,
+            None if in_lab(program) && subject(&program.target).is_some() => Self::Dataplane,
             None if in_lab(program) => Self::Lab,
             None => Self::Unit,
         }
     }
+}
+
+/// The test programs of the dataplane, in the order in which they run.
+const DATAPLANE: [(&str, &str); 5] = [
+    ("services", "beside kube-proxy: services, host ports, load balancers, egress, node-local DNS, metadata"),
+    ("dual_stack", "IPv6 and dual stack"),
+    ("rough_packets", "packets that break others: PMTU, fragments, segments, spoofs"),
+    ("drift", "nothing drifts: a node is vandalised and healed"),
+    ("seen", "seen: metrics, drops, explain"),
+];
+
+/// What the test programs of the dataplane show.
+pub fn subject(target: &str) -> Option<&'static str> {
+    let others = [
+        ("packets", "each program, packet by packet, and a model of them as the second judge"),
+        ("restart", "never down: kills, restarts, upgrades, downgrades under traffic"),
+    ];
+    DATAPLANE.into_iter().chain(others).find_map(|(name, subject)| (name == target).then_some(subject))
+}
+
+/// Where a test program stands in its group.
+pub fn rank(target: &str) -> usize {
+    DATAPLANE.iter().position(|(name, _)| *name == target).unwrap_or(DATAPLANE.len())
 }
 
 fn in_lab(program: &Executable) -> bool {
@@ -96,10 +154,23 @@ mod tests {
         assert_eq!(group("/w/ipam-agent", "packets", true), Group::Packets);
         assert_eq!(group("/w/ipam-agent", "api_conformance", true), Group::Api);
         assert_eq!(group("/w/ipam-cni", "cni_conformance", true), Group::Cni);
+        assert_eq!(group("/w/tests", "api_real", true), Group::Api);
         assert_eq!(group("/w/tests", "cloud", true), Group::Cloud);
+        assert_eq!(group("/w/tests", "cluster", true), Group::Cluster);
+        assert_eq!(group("/w/tests", "restart", true), Group::Restart);
         assert_eq!(group("/w/tests", "ipam_lab", false), Group::Lab);
         assert_eq!(group("/w/tests", "demo", false), Group::Lab);
         assert_eq!(group("/w/tests", "migration", true), Group::Lab);
+        assert_eq!(group("/w/tests", "drift", true), Group::Dataplane);
+        assert_eq!(group("/w/tests", "restart", true), Group::Restart);
         assert_eq!(group("/w/ipam-common", "apish", true), Group::Unit);
+    }
+
+    #[test]
+    fn the_dataplane_is_its_packets_and_restarts_too() {
+        let asked: Vec<_> =
+            Group::ALL.into_iter().filter(|group| group.is_asked_for_by(Group::Dataplane)).collect();
+        assert_eq!(asked, [Group::Packets, Group::Dataplane, Group::Restart]);
+        assert!(!Group::Dataplane.is_asked_for_by(Group::Packets));
     }
 }

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 
 use crate::binaries::{Executable, cargo};
+use crate::test::{group, permissions};
 use crate::workspace;
 
 /// Tests by how they ended.
@@ -33,31 +34,56 @@ impl AddAssign for Counts {
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} passed, {} failed", self.passed, self.failed)?;
-        if self.skipped > 0 { write!(f, ", {} skipped", self.skipped) } else { Ok(()) }
+        if self.skipped > 0 { write!(f, ", {} not run", self.skipped) } else { Ok(()) }
     }
 }
 
-/// Runs one test program as `cargo test` would: in its package's folder, its output to ours. Tests whose name
-/// contains `skip` are left out.
+/// How to run a test program.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct How<'a> {
+    /// Tests at the same time; by the number of CPUs when absent.
+    pub threads: Option<usize>,
+    /// Only tests whose name contains this.
+    pub filter: Option<&'a str>,
+    /// But not those whose name contains this.
+    pub skip: Option<&'a str>,
+    /// What tests print is seen even if they pass.
+    pub shown: bool,
+    /// Also those that are ignored in general.
+    pub ignored_too: bool,
+    /// Those that compare with what is written down write it anew.
+    pub update: bool,
+    /// Where the lab records which permissions the programs use.
+    pub permissions: Option<&'a Path>,
+}
+
+/// Runs one test program as `cargo test` would: in its package's folder, its output to ours.
 ///
 /// # Errors
 /// It cannot be started.
-pub fn run(
-    program: &Executable,
-    bin_dir: &Path,
-    threads: Option<usize>,
-    filter: Option<&str>,
-    skip: Option<&str>,
-) -> Result<Counts> {
+pub fn run(program: &Executable, bin_dir: &Path, how: How<'_>) -> Result<Counts> {
     let place = program.package.strip_prefix(workspace()).unwrap_or(&program.package);
-    println!("--- {} of {}", program.target, place.display());
+    let subject = group::subject(&program.target).map_or_else(String::new, |subject| format!(": {subject}"));
+    println!("--- {} of {}{subject}", program.target, place.display());
     let mut command = Command::new(&program.path);
     command.current_dir(&program.package).env("CARGO_MANIFEST_DIR", &program.package);
-    command.env("IPAM_BIN_DIR", bin_dir).args(filter);
-    if let Some(part) = skip {
+    command.env("IPAM_BIN_DIR", bin_dir).args(how.filter);
+    if let Some(part) = how.skip {
         command.args(["--skip", part]);
     }
-    if let Some(threads) = threads {
+    if how.shown {
+        command.arg("--nocapture");
+    }
+    if how.ignored_too {
+        command.arg("--include-ignored");
+    }
+    if let Some(folder) = how.permissions {
+        command.env(permissions::VARIABLE, folder);
+    }
+    if how.update {
+        command.env("ENI_IPAM_UPDATE", "1");
+    }
+    if let Some(threads) = how.threads {
         command.arg(format!("--test-threads={threads}"));
     }
     follow(&mut command)
@@ -106,7 +132,7 @@ fn follow(command: &mut Command) -> Result<Counts> {
 }
 
 /// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.01s`
-fn parse(line: &str) -> Option<Counts> {
+pub fn parse(line: &str) -> Option<Counts> {
     let (_, numbers) = line.strip_prefix("test result: ")?.split_once(". ")?;
     let mut counts = Counts::default();
     for part in numbers.split("; ") {
@@ -145,8 +171,8 @@ mod tests {
     }
 
     #[test]
-    fn skipped_is_told_only_when_there_is_some() {
+    fn what_did_not_run_is_told_only_when_there_is_some() {
         assert_eq!(Counts { passed: 2, failed: 0, skipped: 0 }.to_string(), "2 passed, 0 failed");
-        assert_eq!(Counts { passed: 2, failed: 1, skipped: 3 }.to_string(), "2 passed, 1 failed, 3 skipped");
+        assert_eq!(Counts { passed: 2, failed: 1, skipped: 3 }.to_string(), "2 passed, 1 failed, 3 not run");
     }
 }

@@ -12,7 +12,7 @@ const NEEDED_MINOR: u32 = 27;
 /// The tests of a program that need a recent kubectl, by a part of their name. `None`: it has none.
 fn demanding(program: &Executable) -> Option<&'static str> {
     match program.target.as_str() {
-        "deploy" => Some(""),
+        "deploy" | "cluster" => Some(""),
         "api_listener" => Some("recent_kubectl_"),
         _ => None,
     }

@@ -3,17 +3,17 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Display,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use ipnet::{Ipv4AddrRange, Ipv4Net};
+use ipnet::{IpAddrRange, IpNet, Ipv4AddrRange, Ipv4Net, Ipv6AddrRange, Ipv6Net};
 use serde::Deserialize;
 
 use super::FixedEni;
-use crate::cloud::{ConfigError, Subnet};
+use crate::cloud::{ConfigError, Subnet, SubnetV6};
 
 /// Addresses that one entry may stand for. More is a slip of the pen, and would fill the memory.
-const ENTRY_ADDRESSES: u32 = 1 << 16;
+const ENTRY_ADDRESSES: u128 = 1 << 16;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,6 +32,8 @@ struct FileSubnet {
     gateway: String,
     #[serde(default)]
     zone: String,
+    cidr_v6: Option<String>,
+    gateway_v6: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -65,31 +67,45 @@ impl Field<'_> {
         self.value.trim().parse().map_err(|_| self.wrong("this is no IPv4 address; write one like 10.0.1.5"))
     }
 
+    fn address_v6(&self) -> Result<Ipv6Addr, ConfigError> {
+        self.value.trim().parse().map_err(|_| self.wrong("this is no IPv6 address; write one like fe80::1"))
+    }
+
     /// The value as an address that a host of the subnet can have.
-    fn host_of(&self, subnet: &Subnet, ip: Ipv4Addr) -> Result<(), ConfigError> {
-        let Subnet { id, cidr, gateway, .. } = subnet;
+    fn host_of(&self, subnet: &Subnet, ip: IpAddr) -> Result<(), ConfigError> {
+        let (id, ipv6) = (&subnet.id, subnet.ipv6);
+        let (cidr, gateway) = match ip {
+            IpAddr::V4(_) => (IpNet::V4(subnet.cidr), IpAddr::V4(subnet.gateway)),
+            IpAddr::V6(_) => match ipv6 {
+                Some(ipv6) => (IpNet::V6(ipv6.cidr), IpAddr::V6(ipv6.gateway)),
+                None => return Err(self.wrong(format!("subnet {id} has no cidr_v6; add it there"))),
+            },
+        };
         if !cidr.contains(&ip) {
             return Err(self.wrong(format!("{ip} is outside {cidr} of subnet {id}; choose one inside")));
         }
         // In a /31 and a /32 every address is a host's.
-        if cidr.prefix_len() < 31 && (ip == cidr.network() || ip == cidr.broadcast()) {
-            let name = if ip == cidr.network() { "network" } else { "broadcast" };
-            return Err(self.wrong(format!("{ip} is the {name} address of subnet {id}; leave it out")));
+        let all_hosts = cidr.prefix_len() + 1 >= cidr.max_prefix_len();
+        if !all_hosts && ip == cidr.network() {
+            return Err(self.wrong(format!("{ip} is the network address of subnet {id}; leave it out")));
         }
-        if ip == *gateway {
+        if !all_hosts && ip == cidr.broadcast() && ip.is_ipv4() {
+            return Err(self.wrong(format!("{ip} is the broadcast address of subnet {id}; leave it out")));
+        }
+        if ip == gateway {
             return Err(self.wrong(format!("{ip} is the gateway of subnet {id}; leave it out")));
         }
         Ok(())
     }
 
-    /// The first and the last address of `a`, `a-b` or `a.b.c.d/n`.
-    fn range(&self) -> Result<Ipv4AddrRange, ConfigError> {
+    /// The addresses of `a`, `a-b` or `a/n`.
+    fn range(&self) -> Result<IpAddrRange, ConfigError> {
         let text = self.value.trim();
         let form = || {
             self.wrong("this is neither an address nor a range; write 10.0.1.60, 10.0.1.10-10.0.1.50 or 10.0.1.128/26")
         };
         let (first, last) = if text.contains('/') {
-            let net: Ipv4Net = text.parse().map_err(|_| form())?;
+            let net: IpNet = text.parse().map_err(|_| form())?;
             if net.addr() != net.network() {
                 return Err(self.wrong(format!("it has host bits; write {}", net.trunc())));
             }
@@ -97,15 +113,26 @@ impl Field<'_> {
         } else if let Some((first, last)) = text.split_once('-') {
             (first.trim().parse().map_err(|_| form())?, last.trim().parse().map_err(|_| form())?)
         } else {
-            let ip: Ipv4Addr = text.parse().map_err(|_| form())?;
+            let ip: IpAddr = text.parse().map_err(|_| form())?;
             (ip, ip)
         };
-        match u32::from(last).checked_sub(u32::from(first)) {
+        let (more, range) = match (first, last) {
+            (IpAddr::V4(first), IpAddr::V4(last)) => {
+                let more = u32::from(last).checked_sub(u32::from(first)).map(u128::from);
+                (more, IpAddrRange::from(Ipv4AddrRange::new(first, last)))
+            }
+            (IpAddr::V6(first), IpAddr::V6(last)) => (
+                u128::from(last).checked_sub(u128::from(first)),
+                IpAddrRange::from(Ipv6AddrRange::new(first, last)),
+            ),
+            _ => return Err(form()),
+        };
+        match more {
             None => Err(self.wrong("it ends before it begins; write the lower address first")),
             Some(more) if more >= ENTRY_ADDRESSES => {
                 Err(self.wrong(format!("it stands for more than {ENTRY_ADDRESSES} addresses; list fewer")))
             }
-            Some(_) => Ok(Ipv4AddrRange::new(first, last)),
+            Some(_) => Ok(range),
         }
     }
 
@@ -173,11 +200,54 @@ fn subnets(origin: &str, entries: &[FileSubnet]) -> Result<Vec<Subnet>, ConfigEr
         let gateway = gateway_field.address()?;
         let (zone, id) = (entry.zone.clone(), entry.id.clone());
         // With no gateway yet to compare with: 0.0.0.0 equals none that is inside.
-        let subnet = Subnet { id, zone, cidr, gateway: Ipv4Addr::UNSPECIFIED, available: 0 };
-        gateway_field.host_of(&subnet, gateway)?;
-        subnets.push(Subnet { gateway, ..subnet });
+        let subnet =
+            Subnet { id, zone, cidr, gateway: Ipv4Addr::UNSPECIFIED, reserved: 2, available: 0, ipv6: None };
+        gateway_field.host_of(&subnet, gateway.into())?;
+        let ipv6 = subnet_v6(entry, &field, &subnets)?;
+        subnets.push(Subnet { gateway, ipv6, ..subnet });
     }
     Ok(subnets)
+}
+
+/// The IPv6 side of a subnet: both fields, or none.
+fn subnet_v6<'a>(
+    entry: &'a FileSubnet,
+    field: &impl Fn(&str, &'a str) -> Field<'a>,
+    others: &[Subnet],
+) -> Result<Option<SubnetV6>, ConfigError> {
+    let (cidr_text, gateway_text) = match (&entry.cidr_v6, &entry.gateway_v6) {
+        (None, None) => return Ok(None),
+        (Some(cidr), Some(gateway)) => (cidr, gateway),
+        (Some(cidr), None) => {
+            return Err(field("cidr_v6", cidr).wrong("it needs a gateway_v6 beside it; add the next hop"));
+        }
+        (None, Some(gateway)) => {
+            return Err(field("gateway_v6", gateway).wrong("it needs a cidr_v6 beside it; add the network"));
+        }
+    };
+    let cidr_field = field("cidr_v6", cidr_text);
+    let cidr: Ipv6Net = cidr_text
+        .parse()
+        .map_err(|_| cidr_field.wrong("this is no IPv6 network; write one like fd00:0:0:1::/64"))?;
+    if cidr.addr() != cidr.network() {
+        return Err(cidr_field.wrong(format!("it has host bits; write {}", cidr.trunc())));
+    }
+    let overlap = |other: &&Subnet| {
+        other
+            .ipv6
+            .is_some_and(|other| other.cidr.contains(&cidr.network()) || cidr.contains(&other.cidr.network()))
+    };
+    if let Some(other) = others.iter().find(overlap) {
+        let problem = format!("it overlaps cidr_v6 of subnet {}; separate them", other.id);
+        return Err(cidr_field.wrong(problem));
+    }
+    let gateway_field = field("gateway_v6", gateway_text);
+    let gateway = gateway_field.address_v6()?;
+    if !gateway.is_unicast_link_local() && !cidr.contains(&gateway) {
+        let problem = format!("it is neither link-local nor in {cidr}; write the next hop of that network");
+        return Err(gateway_field.wrong(problem));
+    }
+    Ok(Some(SubnetV6 { cidr, gateway, available: 0 }))
 }
 
 fn enis(origin: &str, entries: &[FileEni], subnets: &[Subnet]) -> Result<Vec<FixedEni>, ConfigError> {
@@ -203,8 +273,8 @@ fn enis(origin: &str, entries: &[FileEni], subnets: &[Subnet]) -> Result<Vec<Fix
         })?;
         let primary_field = field(index, "primary_ip", &entry.primary_ip);
         let primary_ip = primary_field.address()?;
-        primary_field.host_of(subnet, primary_ip)?;
-        if let Some(other) = primaries.insert(primary_ip, index) {
+        primary_field.host_of(subnet, primary_ip.into())?;
+        if let Some(other) = primaries.insert(IpAddr::V4(primary_ip), index) {
             return Err(primary_field.wrong(format!("eni[{other}] has it too; give each its own")));
         }
         heads.push((mac, subnet, primary_ip));

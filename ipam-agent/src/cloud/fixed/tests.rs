@@ -108,7 +108,13 @@ async fn a_batch_with_a_foreign_address_assigns_nothing() {
 #[tokio::test]
 async fn enis_neither_come_nor_go() {
     let fixed = fixed();
-    let eni = NewEni { name: "n".into(), subnet_id: "lan".into(), cluster_id: "c".into() };
+    let eni = NewEni {
+        name: "n".into(),
+        subnet_id: "lan".into(),
+        cluster_id: "c".into(),
+        node: "n".into(),
+        primary_ip: None,
+    };
     let error = fixed.create_eni(&eni).await.unwrap_err();
     assert_eq!(error.kind, CloudErrorKind::EniLimit);
     assert!(error.message.contains("the file lists no free ENI for this node"), "{error}");

@@ -11,6 +11,7 @@ const BY_ACTION: &[(&str, &str, CloudErrorKind)] = &[
     ("AssignPrivateIpAddresses", "LimitExceeded", IpLimit),
     ("AssignPrivateIpAddresses", "InvalidParameterValue.LimitExceeded", IpLimit),
     ("MigratePrivateIpAddress", "LimitExceeded", IpLimit),
+    ("AssignIpv6Addresses", "LimitExceeded", IpLimit),
     // An ENI in use cannot be deleted: the caller must detach it, waiting does not help.
     ("DeleteNetworkInterface", "ResourceInUse", Invalid),
 ];

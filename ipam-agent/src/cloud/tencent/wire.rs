@@ -1,11 +1,11 @@
 //! The answers of the VPC API, as far as we read them (tencentcloud-sdk-go, vpc/v20170312, `models.go`).
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Deserializer};
 
-use crate::cloud::{EniCloudState, EniInfo};
+use crate::cloud::{CLUSTER_TAG, Described, EniCloudState, EniInfo, NODE_TAG, transport};
 
 /// `Response.Error`.
 #[derive(Deserialize)]
@@ -71,12 +71,25 @@ pub struct Eni {
     pub subnet_id: String,
     #[serde(default)]
     pub primary: bool,
-    #[serde(deserialize_with = "mac")]
+    #[serde(deserialize_with = "transport::mac")]
     pub mac_address: String,
     pub state: EniState,
     #[serde(default, deserialize_with = "null_is_empty")]
     pub private_ip_address_set: Vec<Address>,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub ipv6_address_set: Vec<AddressV6>,
     pub attachment: Option<Attachment>,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub tag_set: Vec<Tag>,
+}
+
+/// `Tag`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Tag {
+    pub key: String,
+    #[serde(default)]
+    pub value: String,
 }
 
 /// There is no ATTACHED: that is `AVAILABLE` with an attachment.
@@ -95,6 +108,17 @@ pub enum EniState {
 #[serde(rename_all = "PascalCase")]
 pub struct Address {
     pub private_ip_address: Ipv4Addr,
+    #[serde(default)]
+    pub primary: bool,
+    #[serde(default)]
+    pub state: AddressState,
+}
+
+/// `Ipv6Address`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct AddressV6 {
+    pub address: Ipv6Addr,
     #[serde(default)]
     pub primary: bool,
     #[serde(default)]
@@ -125,6 +149,7 @@ pub struct Attachment {
 pub struct Subnets {
     #[serde(default, deserialize_with = "null_is_empty")]
     pub subnet_set: Vec<Subnet>,
+    pub total_count: u64,
 }
 
 /// `Subnet`.
@@ -135,6 +160,19 @@ pub struct Subnet {
     pub zone: String,
     pub cidr_block: Ipv4Net,
     pub available_ip_address_count: u64,
+    /// Empty where it has none.
+    #[serde(default, deserialize_with = "empty_is_none")]
+    pub ipv6_cidr_block: Option<Ipv6Net>,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub tag_set: Vec<Tag>,
+}
+
+/// `DescribeNetworkInterfaceLimit`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct EniLimit {
+    pub eni_quantity: u32,
+    pub eni_private_ip_address_quantity: u32,
 }
 
 /// `DescribeVpcTaskResult`.
@@ -156,19 +194,11 @@ pub enum TaskStatus {
 }
 
 impl Eni {
-    /// The machine it is on, or going to or from.
-    pub fn instance(&self) -> Option<&str> {
-        self.attachment.as_ref().map(|attachment| attachment.instance_id.as_str())
-    }
-
-    /// Whether it is on this machine, and settled there.
-    pub fn is_on(&self, instance: &str) -> bool {
-        self.state == EniState::Available && self.instance() == Some(instance)
-    }
-
-    /// The address, when it is one of this ENI's.
-    pub fn address(&self, ip: Ipv4Addr) -> Option<&Address> {
-        self.private_ip_address_set.iter().find(|address| address.private_ip_address == ip)
+    /// Its addresses of both families: which, whether primary, and where it stands.
+    pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, bool, AddressState)> {
+        let v4 =
+            self.private_ip_address_set.iter().map(|a| (a.private_ip_address.into(), a.primary, a.state));
+        v4.chain(self.ipv6_address_set.iter().map(|a| (a.address.into(), a.primary, a.state)))
     }
 
     /// Its primary address; one being created or deleted may have none.
@@ -177,7 +207,7 @@ impl Eni {
     }
 }
 
-impl From<Eni> for EniInfo {
+impl From<Eni> for Described {
     fn from(eni: Eni) -> Self {
         let state = match (eni.state, &eni.attachment) {
             (EniState::Pending, _) => EniCloudState::Pending,
@@ -187,21 +217,26 @@ impl From<Eni> for EniInfo {
             (EniState::Detaching, _) => EniCloudState::Detaching,
             (EniState::Deleting, _) => EniCloudState::Deleting,
         };
+        let secondary = || eni.addresses().filter(|(_, primary, _)| !primary);
+        let tag = |key: &str| eni.tag_set.iter().find(|tag| tag.key == key).map(|tag| tag.value.clone());
+        let (cluster, node) = (tag(CLUSTER_TAG), tag(NODE_TAG));
+        let unsettled = secondary().filter(|(.., state)| *state != AddressState::Available);
         Self {
-            primary_ip: eni.primary_ip().unwrap_or(Ipv4Addr::UNSPECIFIED),
-            secondary_ips: eni
-                .private_ip_address_set
-                .iter()
-                .filter(|address| !address.primary)
-                .map(|address| address.private_ip_address)
-                .collect(),
-            instance_id: eni.attachment.map(|attachment| attachment.instance_id),
-            id: eni.network_interface_id,
-            mac: eni.mac_address,
-            subnet_id: eni.subnet_id,
-            primary: eni.primary,
-            state,
-            assignable: None,
+            unsettled: unsettled.map(|(ip, ..)| ip).collect(),
+            info: EniInfo {
+                primary_ip: eni.primary_ip().unwrap_or(Ipv4Addr::UNSPECIFIED),
+                secondary_ips: secondary().map(|(ip, ..)| ip).collect(),
+                instance_id: eni.attachment.map(|attachment| attachment.instance_id),
+                id: eni.network_interface_id,
+                mac: eni.mac_address,
+                subnet_id: eni.subnet_id,
+                primary: eni.primary,
+                cluster,
+                node,
+                state,
+                assignable: None,
+            },
+            name: eni.network_interface_name,
         }
     }
 }
@@ -215,13 +250,13 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// A MAC in lower case; an ENI being created may have an empty one.
-fn mac<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let text = String::deserialize(deserializer)?.to_lowercase();
-    let octet = |part: &str| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
-    if text.is_empty() || (text.split(':').count() == 6 && text.split(':').all(octet)) {
-        Ok(text)
-    } else {
-        Err(serde::de::Error::custom(format!("{text:?} is no MAC address")))
+/// The API writes a network that is not there as an empty text or `null`.
+fn empty_is_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Ipv6Net>, D::Error> {
+    match Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty()) {
+        None => Ok(None),
+        Some(text) => text
+            .parse()
+            .map(Some)
+            .map_err(|_| serde::de::Error::custom(format!("{text:?} is no IPv6 network"))),
     }
 }

@@ -1,33 +1,41 @@
 //! What one round of a node sees, and its choices.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
+use std::sync::Arc;
 
+use kube::ResourceExt;
 use kube::api::ObjectMeta;
 use kube::runtime::reflector::ObjectRef;
-use tracing::{info, warn};
+use tokio::time::Instant;
+use tracing::warn;
 
 use super::super::context::Context;
-use super::super::error::ReconcileError;
 use super::super::write;
-use super::{NotPlaced, PlaceRequest};
+use super::memory::Memory;
+use super::{NotPlaced, PlaceRequest, subnets};
 use crate::api::condition::reason;
-use crate::api::{
-    EniState, EniStatus, IpPhase, NodeENIConfig, NodeENIConfigStatus, VpcIP, VpcIPSpec, VpcIPType,
-};
-use crate::cloud::{CloudErrorKind, EniCloudState, EniInfo, NewEni, Subnet};
-use crate::ipam::pool::{EniView, NodeView, Placement, SubnetView, Wish, place};
+use crate::api::{CHOSEN_ENI, IpPhase, NodeENIConfig, VpcIP, VpcIPSpec, VpcIPType};
+use crate::cloud::{CloudErrorKind, EniCloudState, EniInfo, Subnet};
+use crate::ipam::pool::{EniView, NodeView, Placement, Shortage, SubnetView, Wish, place};
 
 /// A node, its ENIs and the subnets, as seen at the beginning and changed by this round.
 pub struct Round<'a> {
-    node: &'a str,
-    context: &'a Context,
-    config: NodeENIConfig,
-    subnets: Vec<Subnet>,
-    enis: Vec<EniInfo>,
-    taken: BTreeSet<Ipv4Addr>,
-    /// The last error of creating or attaching an ENI.
-    message: String,
+    pub node: &'a str,
+    pub context: &'a Context,
+    pub memory: &'a mut Memory,
+    pub config: NodeENIConfig,
+    pub subnets: Arc<Vec<Subnet>>,
+    /// The machine's primary ENI and ours.
+    pub enis: Vec<EniInfo>,
+    /// How many others are on the machine.
+    foreign: usize,
+    /// Addresses in use: of an owner, or on an ENI that is known.
+    pub taken: BTreeSet<IpAddr>,
+    /// Those of them that have an object.
+    owned: BTreeSet<IpAddr>,
+    began: Instant,
+    subnets_are_fresh: bool,
 }
 
 /// An address and the ENI that shall carry it.
@@ -35,98 +43,194 @@ pub struct Chosen {
     /// The address, as last written.
     pub ip: VpcIP,
     /// The same.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The ENI.
     pub eni_id: String,
     /// The ENI that the address must be taken from.
     pub from_eni: Option<String>,
     /// The cloud says that the address is on the ENI already.
     pub is_there: bool,
+    /// The claim held it before, also where no record says so of its ENI.
+    pub held: bool,
     /// Nobody has been told of the address: another would do.
     pub can_be_replaced: bool,
 }
 
+/// An address that the claim holds while a place is sought.
+struct Mine {
+    ip: VpcIP,
+    address: IpAddr,
+    /// Created just now: nobody knows of it.
+    created: bool,
+}
+
+/// Whether an ENI is the machine's primary one, or one that this cluster made or was given by a file. Any other is somebody
+/// else's: it gets no addresses, and keeps what it has.
+fn is_ours(eni: &EniInfo, context: &Context) -> bool {
+    eni.primary || eni.assignable.is_some() || eni.cluster.as_ref() == Some(&context.config.cluster_id)
+}
+
 impl<'a> Round<'a> {
-    /// Looks at the node: one call for the subnets, one for the ENIs.
-    pub async fn begin(node: &'a str, context: &'a Context) -> Result<Self, NotPlaced> {
+    /// Looks at the node: one call for the ENIs, and one for the subnets unless somebody has just asked.
+    pub async fn begin(
+        node: &'a str,
+        context: &'a Context,
+        memory: &'a mut Memory,
+    ) -> Result<Self, NotPlaced> {
         let config = match context.stores.configs.get(&ObjectRef::new(node)) {
             Some(config) => (*config).clone(),
             None => write::live(&context.configs(), node).await?.ok_or_else(|| {
                 NotPlaced::new(reason::NODE_UNKNOWN, format!("node {node} has no NodeENIConfig yet"))
             })?,
         };
-        let (subnets, enis) =
-            tokio::join!(context.provider.subnets(), context.provider.enis_of(&config.spec.instance_id));
+        let (subnets, enis) = tokio::join!(
+            context.pools.subnets.get(context, None),
+            context.provider.enis_of(&config.spec.instance_id)
+        );
+        let (enis, others): (Vec<_>, Vec<_>) = enis?.into_iter().partition(|eni| is_ours(eni, context));
+        let foreign = others.len();
         let mut round = Self {
             node,
             context,
+            memory,
             config,
             subnets: subnets?,
-            enis: enis?,
+            enis,
+            foreign,
             taken: BTreeSet::new(),
-            message: String::new(),
+            owned: BTreeSet::new(),
+            began: Instant::now(),
+            subnets_are_fresh: false,
         };
-        let on_their_way: Vec<String> = round
-            .enis
-            .iter()
-            .filter(|eni| eni.state == EniCloudState::Attaching)
-            .map(|eni| eni.id.clone())
-            .collect();
-        for eni in on_their_way {
-            // An earlier controller asked for it and did not live to see it arrive.
-            round.attach(&eni).await?;
+        round.await_arrivals().await;
+        round
+            .owned
+            .extend(context.stores.ips.state().iter().filter_map(|ip| ip.spec.ip.parse::<IpAddr>().ok()));
+        round.taken.extend(&round.owned);
+        for eni in round.enis.iter().chain(&others) {
+            round.taken.extend(eni.secondary_ips.iter().copied().chain([eni.primary_ip.into()]));
         }
-        round
-            .taken
-            .extend(context.stores.ips.state().iter().filter_map(|ip| ip.spec.ip.parse::<Ipv4Addr>().ok()));
-        round
-            .taken
-            .extend(round.enis.iter().flat_map(|eni| eni.secondary_ips.iter().chain([&eni.primary_ip])));
+        for (other, warm) in &*context.pools.warm() {
+            if other != node {
+                round.taken.extend(warm);
+            }
+        }
         round.publish().await;
         Ok(round)
     }
 
-    /// Chooses ENI and address, creates what is missing of both, and makes sure by a write that no other
-    /// controller is at it.
-    pub async fn choose(&mut self, request: &PlaceRequest) -> Result<Chosen, NotPlaced> {
-        let held = match &request.ip {
-            Some(ip) => Some(parse_ipv4(&ip.spec.ip)?),
-            None => None,
+    /// Chooses the ENI and an address of each family, creates what is missing of them, and makes sure by a write that no
+    /// other controller is at it. An error says which addresses the claim holds nevertheless.
+    pub async fn choose(&mut self, request: &PlaceRequest) -> Result<Vec<Chosen>, NotPlaced> {
+        let mut mine = Vec::new();
+        for ip in &request.ips {
+            mine.push(Mine { ip: VpcIP::clone(ip), address: parse_ip(&ip.spec.ip)?, created: false });
+        }
+        let mut wish = Wish {
+            families: self.context.config.families.clone(),
+            held: Vec::new(),
+            homes: Vec::new(),
+            nominated: request.nominated_ips.iter().map(|ip| parse_ip(ip)).collect::<Result<_, _>>()?,
+            subnets: request.nominated_subnets.clone(),
         };
-        let nominated_ip = request.nominated_ip.as_deref().map(parse_ipv4).transpose()?;
-        let wish = Wish { held, nominated_ip, subnets: request.nominated_subnets.clone() };
-        loop {
-            match place(&self.view(), &self.subnet_views(), &self.taken, &wish, rand::random()) {
-                Err(shortage) => return Err(shortage.into()),
-                Ok(Placement::NewEni { subnet_id }) => self.add_eni(subnet_id).await?,
-                Ok(Placement::OnEni { eni_id, subnet_id, ip: address }) => {
-                    let is_there =
-                        self.enis.iter().any(|eni| eni.id == eni_id && eni.secondary_ips.contains(&address));
-                    let chosen = match &request.ip {
-                        Some(ip) => self.claim_held(ip, address, eni_id.clone(), is_there).await?,
-                        None => match self.claim_free(request, address, subnet_id).await? {
-                            Some(ip) => Chosen {
-                                ip,
-                                address,
-                                eni_id: eni_id.clone(),
-                                from_eni: None,
-                                is_there,
-                                can_be_replaced: nominated_ip.is_none(),
-                            },
-                            None => {
-                                // Somebody was faster; the cache will show it soon.
-                                self.taken.insert(address);
-                                continue;
-                            }
-                        },
-                    };
-                    self.taken.insert(address);
-                    if let Some(eni) = self.enis.iter_mut().find(|eni| eni.id == eni_id && !is_there) {
-                        eni.secondary_ips.push(address);
+        self.choose_for(request, &mut wish, &mut mine).await.map_err(|error| {
+            let held = mine.into_iter().map(|mine| Arc::new(mine.ip)).collect();
+            error.holding(held)
+        })
+    }
+
+    async fn choose_for(
+        &mut self,
+        request: &PlaceRequest,
+        wish: &mut Wish,
+        mine: &mut Vec<Mine>,
+    ) -> Result<Vec<Chosen>, NotPlaced> {
+        let (eni_id, ips) = 'place: loop {
+            wish.held = mine.iter().map(|mine| mine.address).collect();
+            wish.homes = mine.iter().map(|mine| (mine.address, mine.ip.spec.subnet_id.clone())).collect();
+            match self.place(wish, false).await? {
+                Placement::NewEni { .. } => self.add_eni(wish, false).await?,
+                Placement::OnEni { eni_id, subnet_id, ips } => {
+                    for address in ips.iter().copied().filter(|ip| !wish.held.contains(ip)) {
+                        // When somebody was faster, the cache will show it soon.
+                        self.own(address);
+                        match self.claim_free(request, address, subnet_id.clone(), &eni_id).await? {
+                            Some(ip) => mine.push(Mine { ip, address, created: true }),
+                            None => continue 'place,
+                        }
                     }
-                    return Ok(chosen);
+                    break (eni_id, ips);
                 }
             }
+        };
+        let mut chosen = Vec::new();
+        for mine in mine.iter_mut().filter(|mine| ips.contains(&mine.address)) {
+            let address = mine.address;
+            let is_there =
+                self.enis.iter().any(|eni| eni.id == eni_id && eni.secondary_ips.contains(&address));
+            let from_eni = mine.ip.eni().filter(|from| *from != eni_id);
+            if !mine.created && !is_there && !self.context.config.elected {
+                self.mark_moving(mine).await?;
+            }
+            self.own(address);
+            if let Some(eni) = self.enis.iter_mut().find(|eni| eni.id == eni_id && !is_there) {
+                eni.secondary_ips.push(address);
+            }
+            chosen.push(Chosen {
+                ip: mine.ip.clone(),
+                address,
+                eni_id: eni_id.clone(),
+                from_eni,
+                is_there,
+                held: !mine.created,
+                can_be_replaced: mine.ip.state().epoch == 0 && !wish.nominated.contains(&address),
+            });
+        }
+        // In the order of the families, the first being the one that the claim shows.
+        chosen.sort_by_key(|chosen| ips.iter().position(|ip| *ip == chosen.address));
+        Ok(chosen)
+    }
+
+    /// The cloud refused a chosen address: its place on the ENI is there for another.
+    pub fn vacate(&mut self, address: IpAddr) {
+        for eni in &mut self.enis {
+            eni.secondary_ips.retain(|ip| *ip != address);
+        }
+    }
+
+    /// An address has an owner.
+    pub fn own(&mut self, address: IpAddr) {
+        self.taken.insert(address);
+        self.owned.insert(address);
+    }
+
+    /// Finds a place: on an ENI of the node, or for one more, which it is `anew` in any case. Before it says that no subnet
+    /// has room it looks at the subnets once more: one may have been added.
+    pub async fn place(&mut self, wish: &Wish, anew: bool) -> Result<Placement, NotPlaced> {
+        loop {
+            let mut node = self.view();
+            if anew {
+                node.max_enis = node.max_enis.saturating_sub(node.enis.len());
+                node.enis.clear();
+            }
+            let placed = place(&node, &self.subnet_views(), &self.taken, wish, rand::random());
+            let Err(shortage) = placed else { return placed.map_err(NotPlaced::from) };
+            let of_subnets = matches!(
+                shortage,
+                Shortage::SubnetsExhausted { .. } | Shortage::Outside(..) | Shortage::SubnetRemoved(..)
+            );
+            if of_subnets && self.look_at_subnets_again().await {
+                continue;
+            }
+            let exhausted = matches!(shortage, Shortage::SubnetsExhausted { .. });
+            let error = NotPlaced::from(shortage);
+            if exhausted {
+                self.context.pools.ask_back(self.node);
+                if wish.subnets.is_empty() && wish.nominated.is_empty() {
+                    self.no_eni(&error, false).await;
+                }
+            }
+            return Err(error);
         }
     }
 
@@ -134,8 +238,9 @@ impl<'a> Round<'a> {
     async fn claim_free(
         &self,
         request: &PlaceRequest,
-        address: Ipv4Addr,
+        address: IpAddr,
         subnet_id: String,
+        eni_id: &str,
     ) -> Result<Option<VpcIP>, NotPlaced> {
         let spec = VpcIPSpec {
             type_: VpcIPType::Pod,
@@ -143,173 +248,39 @@ impl<'a> Round<'a> {
             subnet_id,
             claim_ref: Some(request.claim.clone()),
         };
-        let created = write::create(&self.context.ips(), &new_ip(address, spec)).await?;
+        let mut ip = new_ip(address, spec);
+        ip.annotations_mut().insert(CHOSEN_ENI.into(), eni_id.into());
+        let created = write::create(&self.context.ips(), &ip).await?;
         if created.is_some() {
-            self.context.remember_created(&request.claim.uid, Some(VpcIP::name_of(address.into())));
+            self.context.remember_created(&request.claim.uid, VpcIP::name_of(address));
         }
         Ok(created)
     }
 
     /// A held address that must move, or go back on an ENI, is marked first: a controller that was replaced
-    /// meanwhile fails here and not in the cloud.
-    async fn claim_held(
-        &self,
-        ip: &VpcIP,
-        address: Ipv4Addr,
-        eni_id: String,
-        is_there: bool,
-    ) -> Result<Chosen, NotPlaced> {
-        let status = ip.state();
-        let ip = if is_there {
-            ip.clone()
-        } else {
-            write::status(&self.context.ips(), ip, |ip| {
-                ip.status.get_or_insert_default().phase = IpPhase::Attaching;
-            })
-            .await?
-        };
-        Ok(Chosen {
-            ip,
-            address,
-            from_eni: status.eni_id.filter(|from| *from != eni_id),
-            eni_id,
-            is_there,
-            can_be_replaced: false,
+    /// meanwhile fails here and not in the cloud. One that was elected fails in the cloud, by its term.
+    async fn mark_moving(&self, mine: &mut Mine) -> Result<(), NotPlaced> {
+        mine.ip = write::status(&self.context.ips(), &mine.ip, |ip| {
+            ip.status.get_or_insert_default().phase = IpPhase::Attaching;
         })
-    }
-
-    /// Creates an ENI in a subnet and attaches it to the node.
-    async fn add_eni(&mut self, subnet_id: String) -> Result<(), NotPlaced> {
-        let created = self.create_eni(&subnet_id).await;
-        match created {
-            Ok(()) => {
-                self.message.clear();
-                Ok(())
-            }
-            Err(error) => {
-                self.message.clone_from(&error.message);
-                self.publish().await;
-                Err(error)
-            }
-        }
-    }
-
-    async fn create_eni(&mut self, subnet_id: &str) -> Result<(), NotPlaced> {
-        let provider = &self.context.provider;
-        let cluster_id = &self.context.config.cluster_id;
-        let mut number = 1;
-        let eni = loop {
-            // The name is the token that finds an ENI which an earlier, lost answer created.
-            let name = format!("{cluster_id}-{}-{number}", self.node);
-            let wanted = NewEni { name, subnet_id: subnet_id.to_owned(), cluster_id: cluster_id.clone() };
-            let eni = provider.create_eni(&wanted).await?;
-            if self.enis.iter().all(|known| known.id != eni.id) {
-                break eni;
-            }
-            number += 1;
-        };
-        info!(node = self.node, eni = eni.id, subnet_id, "created an ENI");
-        if let Err(error) = self.attach(&eni.id).await {
-            if error.reason == reason::ENI_LIMIT
-                && let Err(error) = provider.delete_eni(&eni.id).await
-            {
-                warn!(eni = eni.id, %error, "not deleted");
-            }
-            return Err(error);
-        }
-        // The cloud may not list it yet.
-        if self.enis.iter().all(|known| known.id != eni.id) {
-            let instance_id = Some(self.config.spec.instance_id.clone());
-            self.taken.insert(eni.primary_ip);
-            self.enis.push(EniInfo { state: EniCloudState::Attached, instance_id, ..eni });
-        }
+        .await?;
         Ok(())
     }
 
-    async fn attach(&mut self, eni_id: &str) -> Result<(), NotPlaced> {
-        let instance = &self.config.spec.instance_id;
-        self.context.provider.attach_eni(eni_id, instance).await?;
-        if let Some(eni) = self.enis.iter_mut().find(|eni| eni.id == eni_id) {
-            eni.state = EniCloudState::Attached;
-        }
-        info!(node = self.node, eni = eni_id, "attached an ENI");
-        Ok(())
+    /// ENIs for pods that the machine can have, with what it has already, beside those that are not ours.
+    pub fn max_enis(&self) -> usize {
+        (self.config.spec.max_enis as usize).saturating_sub(self.foreign)
     }
 
-    /// Writes what the node has: the agent brings up the ENIs it finds there. What cannot be written now is
-    /// written by the next round.
-    pub async fn publish(&mut self) {
-        let status = NodeENIConfigStatus {
-            eni_count: u32::try_from(self.pod_enis().count()).unwrap_or(u32::MAX),
-            enis: self.pod_enis().filter_map(|eni| self.eni_status(eni)).collect(),
-            message: self.message.clone(),
-        };
-        match write::status(&self.context.configs(), &self.config, |config| config.status = Some(status))
-            .await
-        {
-            Ok(config) => self.config = config,
-            Err(error) => {
-                if !error.is_conflict() {
-                    warn!(node = self.node, %error, "status of the node not written");
-                }
-                if let Ok(Some(config)) = write::live(&self.context.configs(), self.node).await {
-                    self.config = config;
-                }
-            }
-        }
-        for eni in self.pod_enis() {
-            if let Err(error) = self.record_primary(eni).await {
-                warn!(eni = eni.id, %error, "primary address not recorded");
-            }
-        }
-    }
-
-    /// An ENI's primary address has an object too: it is taken, and counted.
-    async fn record_primary(&self, eni: &EniInfo) -> Result<(), ReconcileError> {
-        let name = VpcIP::name_of(eni.primary_ip.into());
-        if self.context.stores.ips.get(&ObjectRef::new(&name)).is_some() {
-            return Ok(());
-        }
-        let spec = VpcIPSpec {
-            type_: VpcIPType::Eni,
-            ip: eni.primary_ip.to_string(),
-            subnet_id: eni.subnet_id.clone(),
-            claim_ref: None,
-        };
-        if let Some(created) = write::create(&self.context.ips(), &new_ip(eni.primary_ip, spec)).await? {
-            write::status(&self.context.ips(), &created, |ip| {
-                let status = ip.status.get_or_insert_default();
-                status.phase = IpPhase::Bound;
-                status.eni_id = Some(eni.id.clone());
-                status.node_name = Some(self.node.to_owned());
-            })
-            .await?;
-        }
-        Ok(())
-    }
-
-    fn pod_enis(&self) -> impl Iterator<Item = &EniInfo> {
+    pub fn pod_enis(&self) -> impl Iterator<Item = &EniInfo> {
         self.enis.iter().filter(|eni| !eni.primary && eni.state == EniCloudState::Attached)
     }
 
-    fn eni_status(&self, eni: &EniInfo) -> Option<EniStatus> {
-        let subnet = self.subnets.iter().find(|subnet| subnet.id == eni.subnet_id)?;
-        Some(EniStatus {
-            id: eni.id.clone(),
-            mac: eni.mac.clone(),
-            subnet_id: eni.subnet_id.clone(),
-            subnet_cidr: subnet.cidr.to_string(),
-            gateway: subnet.gateway.to_string(),
-            primary_ip: eni.primary_ip.to_string(),
-            state: EniState::Attached,
-        })
-    }
-
-    fn view(&self) -> NodeView {
+    pub fn view(&self) -> NodeView {
         let spec = &self.config.spec;
         NodeView {
             zone: spec.zone.clone(),
-            max_enis: spec.max_enis as usize,
+            max_enis: self.max_enis(),
             max_ips_per_eni: spec.max_ips_per_eni as usize,
             enis: self
                 .pod_enis()
@@ -317,36 +288,41 @@ impl<'a> Round<'a> {
                     id: eni.id.clone(),
                     subnet_id: eni.subnet_id.clone(),
                     ips: eni.secondary_ips.iter().copied().collect(),
+                    warm: eni.secondary_ips.iter().copied().filter(|ip| !self.owned.contains(ip)).collect(),
                     assignable: eni.assignable.as_ref().map(|list| list.iter().copied().collect()),
                 })
                 .collect(),
         }
     }
 
-    fn subnet_views(&self) -> Vec<SubnetView> {
-        self.subnets
-            .iter()
-            .map(|subnet| SubnetView {
-                id: subnet.id.clone(),
-                zone: subnet.zone.clone(),
-                cidr: subnet.cidr,
-                gateway: subnet.gateway,
-                available: subnet.available,
-            })
-            .collect()
+    pub fn subnet_views(&self) -> Vec<SubnetView> {
+        subnets::views(self.context, &self.subnets)
+    }
+
+    /// Asks the cloud for the subnets, unless it was asked since this round began. Whether it was asked now.
+    pub async fn look_at_subnets_again(&mut self) -> bool {
+        if self.subnets_are_fresh {
+            return false;
+        }
+        self.subnets_are_fresh = true;
+        match self.context.pools.subnets.get(self.context, Some(self.began)).await {
+            Ok(subnets) => self.subnets = subnets,
+            Err(error) => warn!(node = self.node, %error, "subnets not seen"),
+        }
+        true
     }
 }
 
-fn new_ip(address: Ipv4Addr, spec: VpcIPSpec) -> VpcIP {
-    let metadata = ObjectMeta { name: Some(VpcIP::name_of(address.into())), ..ObjectMeta::default() };
+pub fn new_ip(address: IpAddr, spec: VpcIPSpec) -> VpcIP {
+    let metadata = ObjectMeta { name: Some(VpcIP::name_of(address)), ..ObjectMeta::default() };
     VpcIP { metadata, spec, status: None }
 }
 
-fn parse_ipv4(text: &str) -> Result<Ipv4Addr, NotPlaced> {
+fn parse_ip(text: &str) -> Result<IpAddr, NotPlaced> {
     text.parse().map_err(|_| {
         NotPlaced::new(
             reason::ADDRESS_CONFLICT,
-            format!("{text:?} is no IPv4 address; nominate one of a configured subnet"),
+            format!("{text:?} is no IP address; nominate one of a configured subnet"),
         )
     })
 }

@@ -1,11 +1,16 @@
 //! `to_eni` where packets leave the node, and the node's own addresses, which it needs to know.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::{
     dataplane::Program,
     netlink::Link,
-    node::{context::Node, eni::find_link, names::HOST_IFNAME_PREFIX},
+    node::{
+        context::Node,
+        drift::tables,
+        eni::{find_link, ipv6::is_link_local},
+        names::HOST_IFNAME_PREFIX,
+    },
 };
 
 /// Attaches `to_eni` to every ENI of pods and to every interface with a default route, which is where the stack sends
@@ -13,16 +18,16 @@ use crate::{
 ///
 /// # Errors
 /// When the kernel refuses.
-pub async fn keep(node: &Node, links: &[Link], addresses: &[(u32, Ipv4Addr)]) -> anyhow::Result<()> {
+pub async fn keep(node: &Node, links: &[Link], addresses: &[(u32, IpAddr)]) -> anyhow::Result<()> {
     let book = node.journal.book();
     let slots: BTreeMap<u32, u32> = book
         .enis
         .values()
         .filter_map(|record| Some((find_link(record, links)?.index, record.slot)))
         .collect();
-    let own = addresses.iter().filter(|(_, ip)| !ip.is_loopback());
+    let own = addresses.iter().filter(|(_, ip)| !ip.is_loopback() && !is_link_local(*ip));
     let node_addrs = own.map(|(index, ip)| (*ip, slots.get(index).copied().unwrap_or(0))).collect();
-    node.dataplane().set_node_addrs(&node_addrs)?;
+    tables::set_node_addrs(node, node_addrs)?;
 
     let defaults = node.net.default_route_interfaces().await?;
     let wanted = |link: &&Link| {
@@ -31,10 +36,12 @@ pub async fn keep(node: &Node, links: &[Link], addresses: &[(u32, Ipv4Addr)]) ->
             && (slots.contains_key(&link.index) || defaults.contains(&link.index))
     };
     let wanted: Vec<&Link> = links.iter().filter(wanted).collect();
-    let mut dataplane = node.dataplane();
     for link in &wanted {
-        dataplane.attach_to_eni(link.index, &link.name)?;
+        tables::attach(node, Program::ToEni, link)?;
     }
+    let indices: Vec<u32> = wanted.iter().map(|link| link.index).collect();
+    tables::forget_others(node, Program::ToEni, &indices);
+    let mut dataplane = node.dataplane();
     for pin in dataplane.links()?.iter().filter(|pin| pin.program == Program::ToEni) {
         if !wanted.iter().any(|link| link.index == pin.ifindex) {
             dataplane.detach_link(pin)?;

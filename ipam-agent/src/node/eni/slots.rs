@@ -49,7 +49,7 @@ mod tests {
         let id = format!("eni-{last}");
         let mac = MacText(mac(last)).to_string();
         let (gateway, primary_ip) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, last));
-        (slot, EniRecord { slot, id, mac, gateway, primary_ip })
+        (slot, EniRecord { slot, id, mac, gateway, primary_ip, gateway_v6: None })
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The journal's redb file. Read once, when it is opened; then only written.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{ErrorKind, Read as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
@@ -14,14 +15,25 @@ use redb::{
     TableHandle as _,
 };
 
-use super::{JournalError, record::Book};
+use tracing::warn;
 
-/// `format`.
+use super::{JournalError, record::Book};
+use crate::api::VpcIP;
+
+/// `format`; and [`REBUILDING`], while that is so.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("node-journal");
 /// Key of an attachment as JSON → record as JSON.
 const ATTACHMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("attachments");
 /// Slot → ENI as JSON.
 const ENIS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("enis");
+/// Name of a `VpcIP` → the object as JSON. Builds before it knew neither this table nor the next one, and leave them as
+/// they are: what is in them is as old as [`CONTACT`] says.
+const BINDINGS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("bindings");
+/// [`HEARD`] → when, as JSON.
+const CONTACT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("contact");
+const HEARD: &str = "api";
+/// In [`META`] of a new journal until the node was searched for what a lost one knew.
+const REBUILDING: &str = "rebuilding";
 /// Raised whenever what is in the tables changes its meaning.
 const FORMAT: u64 = 1;
 /// First bytes of every redb file (redb's `docs/design.md`, "super-header").
@@ -88,6 +100,23 @@ impl JournalFile {
                 table.insert(slot, serde_json::to_vec(eni)?.as_slice())?;
             }
         }
+        if old.bindings != new.bindings {
+            let mut table = transaction.open_table(BINDINGS)?;
+            for name in old.bindings.keys().filter(|name| !new.bindings.contains_key(*name)) {
+                table.remove(name.as_str())?;
+            }
+            for (name, vpc_ip) in &new.bindings {
+                if old.bindings.get(name) != Some(vpc_ip) {
+                    table.insert(name.as_str(), serde_json::to_vec(&**vpc_ip)?.as_slice())?;
+                }
+            }
+        }
+        if let Some(heard) = new.heard.as_ref().filter(|heard| old.heard.as_ref() != Some(heard)) {
+            transaction.open_table(CONTACT)?.insert(HEARD, serde_json::to_vec(heard)?.as_slice())?;
+        }
+        if old.rebuilding && !new.rebuilding {
+            transaction.open_table(META)?.remove(REBUILDING)?;
+        }
         Ok(transaction.commit()?)
     }
 }
@@ -107,7 +136,11 @@ fn create(path: &Path) -> anyhow::Result<()> {
     let transaction = database.begin_write()?;
     transaction.open_table(ATTACHMENTS)?;
     transaction.open_table(ENIS)?;
-    transaction.open_table(META)?.insert("format", FORMAT)?;
+    {
+        let mut meta = transaction.open_table(META)?;
+        meta.insert("format", FORMAT)?;
+        meta.insert(REBUILDING, 1)?;
+    }
     transaction.commit()?;
     database.close()?;
     File::open(&draft)?.sync_all()?;
@@ -165,8 +198,8 @@ const IN_USE: &str = "another process has it open";
 const STOP_THE_OTHER: &str = "stop the other agent, or give another path";
 
 /// The remedy for a journal that cannot be trusted any more.
-const LOST: &str = "drain the node, restore a copy or move the file away, and start again: without its journal the \
-                    agent takes away every pod interface that it finds";
+const LOST: &str = "restore a copy or move the file away, and start again: an agent without its journal takes over the \
+                    pods that it finds in its map";
 
 /// Opens a file, or a copy of the one that errors shall name.
 fn open_checked(path: &Path, named: &Path) -> Result<Database, JournalError> {
@@ -203,7 +236,8 @@ fn read(database: &Database) -> anyhow::Result<Book> {
     if !tables.iter().any(|name| name == META.name()) {
         anyhow::bail!("is a redb database, but no journal (its tables are {tables:?})");
     }
-    let format = transaction.open_table(META)?.get("format")?.map(|value| value.value());
+    let meta = transaction.open_table(META)?;
+    let format = meta.get("format")?.map(|value| value.value());
     if format != Some(FORMAT) {
         let found = format.map_or("missing".to_owned(), |format| format.to_string());
         anyhow::bail!("field format is {found}, and this program reads {FORMAT}");
@@ -221,5 +255,29 @@ fn read(database: &Database) -> anyhow::Result<Book> {
         let eni = serde_json::from_slice(value.value()).with_context(|| format!("ENI {}", slot.value()))?;
         book.enis.insert(slot.value(), eni);
     }
+    book.rebuilding = meta.get(REBUILDING)?.is_some();
+    let has = |name: &str| tables.iter().any(|table| table == name);
+    // Of use only while the API is away: what cannot be read is not worth an agent that does not start.
+    if has(CONTACT.name()) {
+        let heard = transaction.open_table(CONTACT)?.get(HEARD)?;
+        book.heard = heard.and_then(|value| serde_json::from_slice(value.value()).ok());
+    }
+    if has(BINDINGS.name()) {
+        book.bindings = read_bindings(&transaction.open_table(BINDINGS)?)?;
+    }
     Ok(book)
+}
+
+fn read_bindings(
+    table: &impl redb::ReadableTable<&'static str, &'static [u8]>,
+) -> anyhow::Result<BTreeMap<String, Arc<VpcIP>>> {
+    let mut bindings = BTreeMap::new();
+    for entry in table.iter()? {
+        let (name, value) = entry?;
+        match serde_json::from_slice::<VpcIP>(value.value()) {
+            Ok(vpc_ip) => _ = bindings.insert(name.value().to_owned(), Arc::new(vpc_ip)),
+            Err(error) => warn!(name = name.value(), %error, "the journal's copy of a VpcIP cannot be read"),
+        }
+    }
+    Ok(bindings)
 }

@@ -1,9 +1,14 @@
-use std::{fs, net::Ipv4Addr};
+use std::{collections::BTreeMap, fs, net::Ipv4Addr};
 
+use kube::ResourceExt as _;
 use proptest::prelude::*;
 use tempfile::tempdir;
 
 use super::*;
+use crate::{
+    api::{IpPhase, VpcIP, VpcIPSpec, VpcIPStatus, VpcIPType},
+    node::contact::Heard,
+};
 
 fn key(id: u8) -> AttachmentKey {
     AttachmentKey { network: "net".into(), container_id: format!("c{id}"), ifname: "eth0".into() }
@@ -20,10 +25,11 @@ fn record(id: u8) -> Record {
         owns_pod: false,
         vpc_ip: "10.0.0.5".into(),
         vpc_ip_uid: "vip".into(),
-        ip: Ipv4Addr::new(10, 0, 0, 5),
+        ip: Ipv4Addr::new(10, 0, 0, 5).into(),
         epoch: id.into(),
         eni_id: "eni-1".into(),
         eni_slot: 1,
+        more: Vec::new(),
         host_ifname: format!("ipam{id}"),
         host_ifindex: None,
         host_mac: "02:00:00:00:00:01".into(),
@@ -34,12 +40,30 @@ fn record(id: u8) -> Record {
     }
 }
 
+/// What a new journal holds.
+fn new_book() -> Book {
+    Book { rebuilding: true, ..Book::default() }
+}
+
 fn begin(id: u8) -> Change {
     Change::Begin(Box::new(record(id)))
 }
 
 fn commit(id: u8) -> Change {
     Change::Commit { key: key(id), host_ifindex: 100 + u32::from(id) }
+}
+
+fn adopt(id: u8, known: bool) -> Change {
+    let record = Record { state: State::Committed, host_ifindex: Some(7), ..record(id) };
+    Change::Adopt { was: known.then(|| key(id)), record: Box::new(record) }
+}
+
+fn binding(name: &str, epoch: i64) -> Arc<VpcIP> {
+    let spec = VpcIPSpec { type_: VpcIPType::Pod, ip: name.into(), subnet_id: "s".into(), claim_ref: None };
+    let mut object = VpcIP::new(name, spec);
+    object.metadata.uid = Some(format!("uid of {name}"));
+    object.status = Some(VpcIPStatus { phase: IpPhase::Bound, epoch, ..Default::default() });
+    Arc::new(object)
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -55,8 +79,18 @@ fn change() -> impl Strategy<Value = Change> {
             mac: "02:00:00:00:00:03".into(),
             gateway: Ipv4Addr::new(10, 0, 0, 1),
             primary_ip: Ipv4Addr::new(10, 0, 0, 2),
+            gateway_v6: None,
         })),
-        id.prop_map(|slot| Change::ForgetEni(slot.into())),
+        id.clone().prop_map(|slot| Change::ForgetEni(slot.into())),
+        (id.clone(), any::<bool>()).prop_map(|(id, known)| adopt(id, known)),
+        prop::collection::btree_map("10.0.0.[1-4]", 0..3i64, 0..3).prop_map(|epochs| {
+            let bindings = epochs.into_iter().map(|(name, epoch)| (name.clone(), binding(&name, epoch)));
+            Change::SetBindings(bindings.collect())
+        }),
+        (id.clone(), 0..3i64).prop_map(|(id, epoch)| Change::Unbind(binding(&format!("10.0.0.{id}"), epoch))),
+        (id.clone(), 0..3i64).prop_map(|(id, epoch)| Change::Rebind(binding(&format!("10.0.0.{id}"), epoch))),
+        any::<u64>().prop_map(|millis| Change::Heard(Heard { boot_id: "boot".into(), millis })),
+        id.prop_map(|_| Change::Rebuilt),
     ]
 }
 
@@ -67,8 +101,13 @@ fn allowed(state: Option<State>, change: &Change) -> (bool, Option<State>) {
         (Change::Commit { .. }, Some(State::Intent)) => (true, Some(State::Committed)),
         (Change::Detach(_), Some(_)) => (true, Some(State::Detaching)),
         (Change::Forget(_), Some(State::Intent | State::Detaching)) => (true, None),
-        (Change::SetEni(_) | Change::ForgetEni(_), state) => (true, state),
-        (_, state) => (false, state),
+        (Change::Adopt { was: None, .. }, None) => (true, Some(State::Committed)),
+        (Change::Adopt { was: Some(_), .. }, Some(State::Committed)) => (true, Some(State::Committed)),
+        (Change::Begin(_) | Change::Commit { .. } | Change::Forget(_) | Change::Detach(_), state) => {
+            (false, state)
+        }
+        (Change::Adopt { .. }, state) => (false, state),
+        (_, state) => (true, state),
     }
 }
 
@@ -76,7 +115,8 @@ fn key_of(change: &Change) -> Option<AttachmentKey> {
     match change {
         Change::Begin(record) => Some(record.key.clone()),
         Change::Commit { key, .. } | Change::Detach(key) | Change::Forget(key) => Some(key.clone()),
-        Change::SetEni(_) | Change::ForgetEni(_) => None,
+        Change::Adopt { record, .. } => Some(record.key.clone()),
+        _ => None,
     }
 }
 
@@ -90,7 +130,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let directory = tempdir().unwrap();
         let path = directory.path().join("node.redb");
-        let mut before = Book::default();
+        let mut before = new_book();
         for run in runs {
             let journal = open_when_free(&path);
             prop_assert_eq!(&*journal.book(), &before);
@@ -109,11 +149,59 @@ proptest! {
                 mac: "02:00:00:00:00:03".into(),
                 gateway: Ipv4Addr::new(10, 0, 0, 1),
                 primary_ip: Ipv4Addr::new(10, 0, 0, 2),
+            gateway_v6: None,
             };
             runtime.block_on(journal.change(Change::SetEni(eni))).unwrap();
             before = Book::clone(&journal.book());
         }
     }
+}
+
+proptest! {
+    /// Whatever the API says while it does not know yet: what was over is bound again only with a later epoch, or when the
+    /// agent takes it back.
+    #[test]
+    fn what_is_over_stays_so(changes in prop::collection::vec(change(), 0..24)) {
+        let (mut book, mut over) = (Book::default(), BTreeMap::<String, i64>::new());
+        for change in changes {
+            match &change {
+                // The API knows.
+                Change::SetBindings(bindings) => over.retain(|name, over| {
+                    bindings.get(name).is_some_and(|vpc_ip| vpc_ip.state().epoch <= *over)
+                }),
+                Change::Unbind(vpc_ip) => {
+                    let over = over.entry(vpc_ip.name_any()).or_default();
+                    *over = vpc_ip.state().epoch.max(*over);
+                }
+                Change::Rebind(vpc_ip) => _ = over.remove(&vpc_ip.name_any()),
+                _ => {}
+            }
+            // Refused or not.
+            let _ = book.apply(change);
+            for (name, vpc_ip) in &book.bindings {
+                prop_assert!(over.get(name).is_none_or(|over| vpc_ip.state().epoch > *over), "{}", name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_binding_that_was_acknowledged_does_not_come_back_with_an_older_word_of_the_api() {
+    let all = |epoch| Change::SetBindings([("10.0.0.5".into(), binding("10.0.0.5", epoch))].into());
+    let mut book = Book::default();
+    book.apply(all(2)).unwrap();
+    book.apply(Change::Unbind(binding("10.0.0.5", 2))).unwrap();
+    book.apply(all(2)).unwrap();
+    assert!(book.bindings.is_empty(), "the acknowledgement is on its way");
+    book.apply(all(3)).unwrap();
+    assert_eq!(book.bindings.len(), 1, "the next pod's");
+    book.apply(Change::Unbind(binding("10.0.0.5", 3))).unwrap();
+    book.apply(Change::Rebind(binding("10.0.0.5", 3))).unwrap();
+    book.apply(all(3)).unwrap();
+    assert_eq!(book.bindings.len(), 1, "it was not over");
+    book.apply(Change::Unbind(binding("10.0.0.5", 3))).unwrap();
+    book.apply(Change::SetBindings(BTreeMap::new())).unwrap();
+    assert!(book.over.is_empty(), "the API knows it");
 }
 
 /// The writer closes the file moments after the last handle is gone.
@@ -133,7 +221,7 @@ fn open_when_free(path: &Path) -> Journal {
 async fn the_last_committed_attachment_has_the_address_and_any_attachment_uses_it() {
     let directory = tempdir().unwrap();
     let journal = Journal::open(&directory.path().join("node.redb")).unwrap();
-    let ip = Ipv4Addr::new(10, 0, 0, 5);
+    let ip = Ipv4Addr::new(10, 0, 0, 5).into();
     for change in [begin(1), commit(1), begin(2)] {
         journal.change(change).await.unwrap();
     }
@@ -177,12 +265,12 @@ async fn an_add_that_only_began_is_gone_after_a_crash_and_costs_no_write() {
     let journal = Journal::open(&path).unwrap();
     let before = fs::read(&path).unwrap();
     journal.change(begin(1)).await.unwrap();
-    assert!(journal.book().uses(Ipv4Addr::new(10, 0, 0, 5), "vip", 1), "yet it counts at once");
+    assert!(journal.book().uses(Ipv4Addr::new(10, 0, 0, 5).into(), "vip", 1), "yet it counts at once");
     journal.change(Change::Forget(key(1))).await.unwrap();
     journal.change(begin(1)).await.unwrap();
     assert!(fs::read(&path).unwrap() == before);
     drop(journal);
-    assert_eq!(*open_when_free(&path).book(), Book::default());
+    assert_eq!(*open_when_free(&path).book(), new_book());
 }
 
 #[tokio::test]
@@ -245,4 +333,105 @@ async fn torn_and_foreign_files_are_refused_and_left_alone() {
     );
     fs::write(&path, &whole).unwrap();
     assert_eq!(Journal::open(&path).unwrap().book().attachments.len(), 1, "the whole file is still good");
+}
+
+/// A record as the build before two families wrote it.
+const FORMER: &str = r#"{
+    "key": { "network": "net", "container_id": "c1", "ifname": "eth0" }, "state": "Committed", "sequence": 7,
+    "pod_namespace": "default", "pod_name": "pod-1", "pod_uid": "uid-1", "owns_pod": false,
+    "vpc_ip": "10.0.0.5", "vpc_ip_uid": "vip", "ip": "10.0.0.5", "epoch": 1, "eni_id": "eni-1", "eni_slot": 1,
+    "host_ifname": "ipam1", "host_ifindex": 101, "host_mac": "02:00:00:00:00:01", "pod_mac": "02:00:00:00:00:02",
+    "mtu": 1500, "netns": "/run/netns/pod", "created_at": "1970-01-01T00:00:00Z"
+}"#;
+
+#[test]
+fn a_record_of_a_build_that_knew_one_address_is_read_and_written_alike() {
+    let read: Record = serde_json::from_str(FORMER).unwrap();
+    let committed = Record { state: State::Committed, sequence: 7, host_ifindex: Some(101), ..record(1) };
+    assert_eq!(read, committed);
+    assert_eq!(read.ips().collect::<Vec<_>>(), [read.ip]);
+    let former: serde_json::Value = serde_json::from_str(FORMER).unwrap();
+    assert_eq!(serde_json::to_value(&read).unwrap(), former, "that build reads it back");
+    let eni = r#"{ "slot": 1, "id": "eni-1", "mac": "02:00:00:00:00:03", "gateway": "10.0.0.1", "primary_ip": "10.0.0.2" }"#;
+    let read: EniRecord = serde_json::from_str(eni).unwrap();
+    assert_eq!(read.gateway_v6, None);
+    assert_eq!(serde_json::to_value(&read).unwrap(), serde_json::from_str::<serde_json::Value>(eni).unwrap());
+}
+
+#[test]
+fn every_address_of_an_attachment_counts() {
+    let second = BoundAddress {
+        vpc_ip: VpcIP::name_of("fd00::5".parse().unwrap()),
+        vpc_ip_uid: "vip6".into(),
+        ip: "fd00::5".parse().unwrap(),
+        epoch: 9,
+        eni_id: "eni-2".into(),
+        eni_slot: 2,
+    };
+    let dual = Record { more: vec![second], ..record(1) };
+    let text = serde_json::to_vec(&dual).unwrap();
+    assert_eq!(serde_json::from_slice::<Record>(&text).unwrap(), dual);
+    assert_eq!(dual.addresses().iter().map(|address| address.eni_slot).collect::<Vec<_>>(), [1, 2]);
+    assert!(dual.uses_slot(1) && dual.uses_slot(2) && !dual.uses_slot(3));
+    let mut book = Book::default();
+    book.apply(Change::Begin(Box::new(dual))).unwrap();
+    let v6 = "fd00::5".parse().unwrap();
+    assert!(book.uses(v6, "vip6", 9) && !book.uses(v6, "vip6", 8));
+    assert!(book.owner_of(v6).is_none());
+    book.apply(commit(1)).unwrap();
+    assert_eq!(book.owner_of(v6).unwrap().key, key(1));
+}
+
+/// The tables of a build before there were bindings, with an attachment, as that build left them.
+fn journal_of_former_build(path: &Path) {
+    let database = redb::Database::create(path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    {
+        let attachments = redb::TableDefinition::<&str, &[u8]>::new("attachments");
+        let key = serde_json::to_string(&key(1)).unwrap();
+        transaction.open_table(attachments).unwrap().insert(key.as_str(), FORMER.as_bytes()).unwrap();
+        transaction.open_table(redb::TableDefinition::<u32, &[u8]>::new("enis")).unwrap();
+        let meta = redb::TableDefinition::<&str, u64>::new("node-journal");
+        transaction.open_table(meta).unwrap().insert("format", 1).unwrap();
+    }
+    transaction.commit().unwrap();
+}
+
+#[tokio::test]
+async fn a_journal_of_a_build_before_bindings_is_read_and_is_not_taken_for_a_new_one() {
+    let directory = tempdir().unwrap();
+    let path = directory.path().join("node.redb");
+    journal_of_former_build(&path);
+    let journal = open_when_free(&path);
+    let book = journal.book();
+    assert_eq!((book.attachments.len(), book.bindings.len(), book.rebuilding), (1, 0, false));
+    journal.change(Change::SetBindings([("10.0.0.5".into(), binding("10.0.0.5", 2))].into())).await.unwrap();
+    assert_eq!(book.heard, None);
+    journal.change(Change::Heard(Heard { boot_id: "boot".into(), millis: 5 })).await.unwrap();
+    let after = journal.book();
+    drop((journal, book));
+    assert_eq!(*open_when_free(&path).book(), *after);
+}
+
+#[tokio::test]
+async fn a_binding_that_cannot_be_read_does_not_keep_the_agent_from_starting() {
+    let directory = tempdir().unwrap();
+    let path = directory.path().join("node.redb");
+    let journal = open_when_free(&path);
+    journal.change(Change::SetBindings([("10.0.0.5".into(), binding("10.0.0.5", 2))].into())).await.unwrap();
+    journal.change(Change::Heard(Heard { boot_id: "boot".into(), millis: 5 })).await.unwrap();
+    drop(journal);
+    drop(open_when_free(&path));
+    let database = loop {
+        if let Ok(database) = redb::Database::open(&path) {
+            break database;
+        }
+    };
+    let transaction = database.begin_write().unwrap();
+    let bindings = redb::TableDefinition::<&str, &[u8]>::new("bindings");
+    transaction.open_table(bindings).unwrap().insert("10.0.0.6", b"{ of a later build }".as_slice()).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let names: Vec<_> = open_when_free(&path).book().bindings.keys().cloned().collect();
+    assert_eq!(names, ["10.0.0.5"]);
 }

@@ -1,10 +1,14 @@
 //! What the fabric counts: per ENI, and per ENI and address.
 
-use std::{io::Write, net::Ipv4Addr, process::Stdio};
+use std::{
+    io::Write,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    process::Stdio,
+};
 
 use anyhow::{Context, ensure};
 use netlink_packet_route::link::LinkAttribute;
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{Fabric, Netns};
 
@@ -24,6 +28,27 @@ table ip fabric {
     chain out {
         type filter hook postrouting priority filter;
         update @to { oifname . ip daddr counter }
+    }
+}";
+
+/// The same for IPv6, for which the kernel has no `rp_filter`: here this rule is the source check. What belongs to the
+/// link (neighbour discovery) is neither checked nor counted.
+const RULES_V6: &str = "
+table ip6 fabric {
+    set from { type ifname . ipv6_addr; size 65535; flags dynamic; }
+    set to { type ifname . ipv6_addr; size 65535; flags dynamic; }
+    set foreign { type ifname . ipv6_addr; size 65535; flags dynamic; }
+    chain in {
+        type filter hook prerouting priority raw;
+        ip6 saddr { ::, fe80::/10 } accept
+        ip6 daddr { fe80::/10, ff00::/8 } accept
+        fib saddr . iif oif missing update @foreign { iifname . ip6 saddr counter } drop
+        update @from { iifname . ip6 saddr counter }
+    }
+    chain out {
+        type filter hook postrouting priority filter;
+        ip6 daddr { fe80::/10, ff00::/8 } accept
+        update @to { oifname . ip6 daddr counter }
     }
 }";
 
@@ -64,50 +89,76 @@ impl Fabric {
         })
     }
 
-    /// IPv4 packets from `ip` that came in by an ENI and passed the source check.
+    /// Packets from `ip` that came in by an ENI and passed the source check.
     ///
     /// # Errors
     /// The ENI is not attached, or the fabric does no accounting.
-    pub fn from_eni(&self, eni_id: &str, ip: Ipv4Addr) -> anyhow::Result<Counter> {
-        self.count("from", eni_id, ip)
+    pub fn from_eni(&self, eni_id: &str, ip: impl Into<IpAddr>) -> anyhow::Result<Counter> {
+        self.count("from", eni_id, ip.into())
     }
 
-    /// IPv4 packets to `ip` that went out by an ENI.
+    /// Packets to `ip` that went out by an ENI.
     ///
     /// # Errors
     /// As [`Self::from_eni`].
-    pub fn to_eni(&self, eni_id: &str, ip: Ipv4Addr) -> anyhow::Result<Counter> {
-        self.count("to", eni_id, ip)
+    pub fn to_eni(&self, eni_id: &str, ip: impl Into<IpAddr>) -> anyhow::Result<Counter> {
+        self.count("to", eni_id, ip.into())
     }
 
-    /// IPv4 packets from `ip` that came in by an ENI which `ip` does not belong to, and were dropped.
+    /// Packets from `ip` that came in by an ENI which `ip` does not belong to, and were dropped.
     ///
     /// # Errors
     /// As [`Self::from_eni`].
-    pub fn foreign(&self, eni_id: &str, ip: Ipv4Addr) -> anyhow::Result<Counter> {
-        self.count("foreign", eni_id, ip)
+    pub fn foreign(&self, eni_id: &str, ip: impl Into<IpAddr>) -> anyhow::Result<Counter> {
+        self.count("foreign", eni_id, ip.into())
     }
 
-    /// All packets that the source check dropped, with ENI (by the fabric's interface) and source.
+    /// All IPv4 packets that the source check dropped, with ENI (by the fabric's interface) and source.
     ///
     /// # Errors
     /// The fabric does no accounting.
     pub fn all_foreign(&self) -> anyhow::Result<Vec<(String, Ipv4Addr, Counter)>> {
-        self.list("foreign")
+        self.list("ip", "foreign")
     }
 
-    fn count(&self, set: &str, eni_id: &str, ip: Ipv4Addr) -> anyhow::Result<Counter> {
+    /// All IPv6 packets that the source check dropped.
+    ///
+    /// # Errors
+    /// As [`Self::all_foreign`], or no subnet has IPv6.
+    pub fn all_foreign_v6(&self) -> anyhow::Result<Vec<(String, Ipv6Addr, Counter)>> {
+        self.list("ip6", "foreign")
+    }
+
+    fn count(&self, set: &str, eni_id: &str, ip: IpAddr) -> anyhow::Result<Counter> {
+        match ip {
+            IpAddr::V4(ip) => self.count_of("ip", set, eni_id, ip),
+            IpAddr::V6(ip) => self.count_of("ip6", set, eni_id, ip),
+        }
+    }
+
+    fn count_of<A: DeserializeOwned + PartialEq>(
+        &self,
+        family: &str,
+        set: &str,
+        eni_id: &str,
+        ip: A,
+    ) -> anyhow::Result<Counter> {
         let ifname = self.ifname_of(eni_id)?;
-        let found = self.list(set)?.into_iter().find(|(name, address, _)| *name == ifname && *address == ip);
+        let mut all = self.list::<A>(family, set)?.into_iter();
+        let found = all.find(|(name, address, _)| *name == ifname && *address == ip);
         Ok(found.map(|(_, _, counter)| counter).unwrap_or_default())
     }
 
-    fn list(&self, set: &str) -> anyhow::Result<Vec<(String, Ipv4Addr, Counter)>> {
+    fn list<A: DeserializeOwned>(
+        &self,
+        family: &str,
+        set: &str,
+    ) -> anyhow::Result<Vec<(String, A, Counter)>> {
         ensure!(self.accounting, "this lab was built without accounting");
-        let output = self.ns.command("nft").args(["-j", "list", "set", "ip", "fabric", set]).output();
+        let output = self.ns.command("nft").args(["-j", "list", "set", family, "fabric", set]).output();
         let output = output.context("nft: install nftables")?;
         ensure!(output.status.success(), "nft: {}", String::from_utf8_lossy(&output.stderr));
-        let listing: Listing = serde_json::from_slice(&output.stdout).context("nft -j list set")?;
+        let listing: Listing<A> = serde_json::from_slice(&output.stdout).context("nft -j list set")?;
         let sets = listing.nftables.into_iter().filter_map(|object| object.set);
         let entries = sets.flat_map(|set| set.elem).map(|Entry { elem }| {
             let (ifname, ip) = elem.val.concat;
@@ -119,10 +170,19 @@ impl Fabric {
 
 /// Puts the counting rules into the fabric.
 pub(super) fn install(ns: &Netns) -> anyhow::Result<()> {
+    load(ns, RULES)
+}
+
+/// Puts the source check of IPv6 into the fabric, which counts too.
+pub(super) fn install_v6(ns: &Netns) -> anyhow::Result<()> {
+    load(ns, RULES_V6)
+}
+
+fn load(ns: &Netns, rules: &str) -> anyhow::Result<()> {
     let mut nft = ns.command("nft");
     let nft = nft.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
     let mut child = nft.spawn().context("nft: install nftables")?;
-    child.stdin.take().context("nft: no standard input")?.write_all(RULES.as_bytes())?;
+    child.stdin.take().context("nft: no standard input")?.write_all(rules.as_bytes())?;
     let output = child.wait_with_output()?;
     ensure!(output.status.success(), "nft: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
@@ -131,33 +191,39 @@ pub(super) fn install(ns: &Netns) -> anyhow::Result<()> {
 // libnftables-json(5).
 
 #[derive(Deserialize)]
-struct Listing {
-    nftables: Vec<Object>,
+#[serde(bound = "A: DeserializeOwned")]
+struct Listing<A> {
+    nftables: Vec<Object<A>>,
 }
 
 #[derive(Deserialize)]
-struct Object {
-    set: Option<Set>,
+#[serde(bound = "A: DeserializeOwned")]
+struct Object<A> {
+    set: Option<Set<A>>,
 }
 
 #[derive(Deserialize)]
-struct Set {
-    #[serde(default)]
-    elem: Vec<Entry>,
+#[serde(bound = "A: DeserializeOwned")]
+struct Set<A> {
+    #[serde(default = "Vec::new")]
+    elem: Vec<Entry<A>>,
 }
 
 #[derive(Deserialize)]
-struct Entry {
-    elem: Elem,
+#[serde(bound = "A: DeserializeOwned")]
+struct Entry<A> {
+    elem: Elem<A>,
 }
 
 #[derive(Deserialize)]
-struct Elem {
-    val: Val,
+#[serde(bound = "A: DeserializeOwned")]
+struct Elem<A> {
+    val: Val<A>,
     counter: Counter,
 }
 
 #[derive(Deserialize)]
-struct Val {
-    concat: (String, Ipv4Addr),
+#[serde(bound = "A: DeserializeOwned")]
+struct Val<A> {
+    concat: (String, A),
 }

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, ensure};
 use rustix::net::shutdown;
 
-use crate::lab::netns::Netns;
+use crate::lab::{netns::Netns, patience::patient};
 
 /// A server that sends back what it gets, until dropped.
 #[derive(Debug)]
@@ -95,6 +95,7 @@ pub fn tcp_roundtrip(
     timeout: Duration,
 ) -> anyhow::Result<Duration> {
     let what = || format!("TCP to {to} from {}", from.name());
+    let timeout = patient(timeout);
     let start = Instant::now();
     let mut stream = from.connect(to, timeout).with_context(what)?;
     stream.set_nodelay(true)?;

@@ -2,7 +2,7 @@
 
 use std::{
     fmt, io,
-    net::{SocketAddr, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
     num::NonZeroU64,
     sync::{
         Arc,
@@ -15,14 +15,17 @@ use std::{
 use anyhow::{Context, ensure};
 use rustix::{net::sockopt::set_socket_recv_buffer_size_force, thread::set_current_timer_slack};
 
-use crate::lab::netns::Netns;
+use crate::lab::{netns::Netns, patience::patient};
 
 /// Bytes of a datagram: number, time of sending, and filling.
 const DATAGRAM: usize = 64;
 /// Room for more than a second of 10 000 packets/s, should the receiver not get the processor.
 const RECEIVE_BUFFER: usize = 64 << 20;
-/// How long the receiver waits for stragglers.
-const GRACE: Duration = Duration::from_millis(300);
+/// How long the receiver waits for stragglers. A busy machine may take seconds for what it has taken in; what has come
+/// ends the waiting.
+const GRACE: Duration = Duration::from_secs(3);
+/// How often a server that sends back looks whether it is over.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What became of a stream.
 #[derive(Clone, Debug, Default)]
@@ -77,6 +80,7 @@ pub struct UdpStream {
     shared: Arc<Shared>,
     sender: JoinHandle<Sent>,
     receiver: JoinHandle<io::Result<Received>>,
+    echo: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -85,6 +89,19 @@ struct Shared {
     /// How many were sent; `u64::MAX` until the sender is done.
     total: AtomicU64,
     start: Instant,
+    /// The receiver has what it will get.
+    over: AtomicBool,
+}
+
+impl Shared {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            stop: AtomicBool::new(false),
+            total: AtomicU64::new(u64::MAX),
+            start: Instant::now(),
+            over: AtomicBool::new(false),
+        })
+    }
 }
 
 #[derive(Debug, Default)]
@@ -114,13 +131,51 @@ impl UdpStream {
     pub fn start(from: &Netns, to: &Netns, address: SocketAddr, pps: u32) -> anyhow::Result<Self> {
         ensure!(pps > 0, "pps: must be at least 1");
         let what = || format!("UDP to {address}");
-        let inbox = to.run(|| UdpSocket::bind(address)).with_context(what)?;
-        inbox.set_read_timeout(Some(GRACE))?;
+        let inbox = to.inbox(address).with_context(what)?;
+        inbox.set_read_timeout(Some(patient(GRACE)))?;
         set_socket_recv_buffer_size_force(&inbox, RECEIVE_BUFFER)?;
         let outbox = from.run(|| UdpSocket::bind("0.0.0.0:0")).with_context(what)?;
-        let shared =
-            Shared { stop: AtomicBool::new(false), total: AtomicU64::new(u64::MAX), start: Instant::now() };
-        let shared = Arc::new(shared);
+        Ok(Self::run(inbox, outbox, address, pps, Shared::new(), None))
+    }
+
+    /// Starts sending `pps` datagrams a second to `service`, behind which a server of the namespace `to` listens on `port`
+    /// and sends each one back. Lost is what did not come back.
+    ///
+    /// # Errors
+    /// `pps` is 0, the port is in use, or there is no route to the service.
+    pub fn start_echo(
+        from: &Netns,
+        service: SocketAddr,
+        to: &Netns,
+        port: u16,
+        pps: u32,
+    ) -> anyhow::Result<Self> {
+        ensure!(pps > 0, "pps: must be at least 1");
+        let what = || format!("UDP to {service} and back");
+        let server = to.inbox((Ipv4Addr::UNSPECIFIED, port).into()).with_context(what)?;
+        server.set_read_timeout(Some(PAUSE))?;
+        set_socket_recv_buffer_size_force(&server, RECEIVE_BUFFER)?;
+        let outbox = from.run(|| UdpSocket::bind("0.0.0.0:0")).with_context(what)?;
+        outbox.connect(service).with_context(what)?;
+        let inbox = Arc::new(outbox.try_clone()?);
+        inbox.set_read_timeout(Some(patient(GRACE)))?;
+        set_socket_recv_buffer_size_force(&inbox, RECEIVE_BUFFER)?;
+        let shared = Shared::new();
+        let echo = {
+            let shared = shared.clone();
+            thread::spawn(move || send_back(&server, &shared))
+        };
+        Ok(Self::run(inbox, outbox, service, pps, shared, Some(echo)))
+    }
+
+    fn run(
+        inbox: Arc<UdpSocket>,
+        outbox: UdpSocket,
+        address: SocketAddr,
+        pps: u32,
+        shared: Arc<Shared>,
+        echo: Option<JoinHandle<()>>,
+    ) -> Self {
         let receiver = {
             let shared = shared.clone();
             thread::spawn(move || receive(&inbox, &shared))
@@ -129,7 +184,7 @@ impl UdpStream {
             let shared = shared.clone();
             thread::spawn(move || send(&outbox, address, pps, &shared))
         };
-        Ok(Self { shared, sender, receiver })
+        Self { shared, sender, receiver, echo }
     }
 
     /// Stops sending, waits for stragglers, and reports.
@@ -140,7 +195,12 @@ impl UdpStream {
         self.shared.stop.store(true, Ordering::Relaxed);
         let panicked = |_| anyhow::anyhow!("a thread of the UDP stream panicked");
         let sent = self.sender.join().map_err(panicked)?;
-        let received = self.receiver.join().map_err(panicked)?.context("receiving")?;
+        let received = self.receiver.join().map_err(panicked)?;
+        self.shared.over.store(true, Ordering::Relaxed);
+        if let Some(echo) = self.echo {
+            echo.join().map_err(panicked)?;
+        }
+        let received = received.context("receiving")?;
         Ok(UdpReport {
             sent: sent.count,
             send_errors: sent.errors,
@@ -197,6 +257,16 @@ fn send(outbox: &UdpSocket, to: SocketAddr, pps: u32, shared: &Shared) -> Sent {
     }
     shared.total.store(sent.count, Ordering::Release);
     sent
+}
+
+/// What cannot be sent back is lost, and shows as that.
+fn send_back(server: &UdpSocket, shared: &Shared) {
+    let mut datagram = [0; DATAGRAM];
+    while !shared.over.load(Ordering::Relaxed) {
+        if let Ok((length, from)) = server.recv_from(&mut datagram) {
+            let _ = server.send_to(&datagram[..length], from);
+        }
+    }
 }
 
 fn receive(inbox: &UdpSocket, shared: &Shared) -> io::Result<Received> {

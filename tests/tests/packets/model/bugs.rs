@@ -1,284 +1,46 @@
 //! Bugs planted in the model, each in one rule: what the comparison must notice.
 
-use ipam_common::{
-    DropReason, Eni, Ipv4Octets, Mac, PodRoute,
-    model::{
-        Arrival, Rules, Scope, Specified, Verdict,
-        frame::{Arp, Frame, Ipv4},
-    },
-};
+use std::net::IpAddr;
 
+use ipam_common::model::Rules;
+
+/// Makes each its type, and `ALL` of them.
 macro_rules! bugs {
-    ($list:ident: $($name:ident { $($method:tt)* })+) => {
+    ($($name:ident { $($method:tt)* })+) => {
         $(
             pub struct $name;
             impl Rules for $name { $($method)* }
         )+
-        /// Name and rules.
-        pub const $list: &[(&str, &(dyn Rules + Sync))] = &[$((stringify!($name), &$name)),+];
+        /// Each with its name.
+        pub const ALL: &[$crate::model::bugs::Bug] = &[$((stringify!($name), &$name)),+];
     };
 }
 
-bugs! { PLANTED:
-    TagMissed {
-        fn refused_ether_type(&self, ether_type: u16) -> DropReason {
-            if ether_type == 0x8100 { DropReason::UnsupportedEtherType } else { Specified.refused_ether_type(ether_type) }
-        }
-    }
-    ServiceTagMissed {
-        fn refused_ether_type(&self, ether_type: u16) -> DropReason {
-            if ether_type == 0x88a8 { DropReason::UnsupportedEtherType } else { Specified.refused_ether_type(ether_type) }
-        }
-    }
-    EveryTypeATag {
-        fn refused_ether_type(&self, _: u16) -> DropReason { DropReason::VlanTagged }
-    }
-    VersionIgnored {
-        fn ipv4_is_sound(&self, header: &Ipv4, room: usize) -> bool {
-            Specified.ipv4_is_sound(&Ipv4 { version: 4, ..*header }, room)
-        }
-    }
-    ShortHeaderAccepted {
-        fn ipv4_is_sound(&self, header: &Ipv4, room: usize) -> bool {
-            Specified.ipv4_is_sound(&Ipv4 { ihl: header.ihl.max(5), ..*header }, room)
-        }
-    }
-    PacketShorterThanHeaderAccepted {
-        fn ipv4_is_sound(&self, header: &Ipv4, room: usize) -> bool {
-            header.version == 4 && header.ihl >= 5 && usize::from(header.total_len) <= room
-        }
-    }
-    BareHeaderRefused {
-        fn ipv4_is_sound(&self, header: &Ipv4, room: usize) -> bool {
-            Specified.ipv4_is_sound(header, room) && usize::from(header.total_len) > header.header_len()
-        }
-    }
-    PacketLongerThanFrameAccepted {
-        fn ipv4_is_sound(&self, header: &Ipv4, room: usize) -> bool {
-            Specified.ipv4_is_sound(header, room.max(header.total_len.into()))
-        }
-    }
-    RoomWrongByOne {
-        fn ipv4_is_sound(&self, header: &Ipv4, room: usize) -> bool {
-            Specified.ipv4_is_sound(header, room + 1)
-        }
-    }
-    PaddingRefused {
-        fn ipv4_is_sound(&self, header: &Ipv4, room: usize) -> bool {
-            Specified.ipv4_is_sound(header, room) && usize::from(header.total_len) == room
-        }
-    }
-    UnknownSourceAccepted {
-        fn source_fault(&self, owner: Option<&PodRoute>, ifindex: u32, mac: Mac) -> Option<DropReason> {
-            owner.and_then(|owner| Specified.source_fault(Some(owner), ifindex, mac))
-        }
-    }
-    InterfaceIgnored {
-        fn source_fault(&self, owner: Option<&PodRoute>, _: u32, mac: Mac) -> Option<DropReason> {
-            Specified.source_fault(owner, owner.map_or(0, |owner| owner.ifindex), mac)
-        }
-    }
-    MacIgnored {
-        fn source_fault(&self, owner: Option<&PodRoute>, ifindex: u32, mac: Mac) -> Option<DropReason> {
-            Specified.source_fault(owner, ifindex, owner.map_or(mac, |owner| owner.mac))
-        }
-    }
-    FrontOfMacOnly {
-        fn source_fault(&self, owner: Option<&PodRoute>, ifindex: u32, mac: Mac) -> Option<DropReason> {
-            let owners = owner.map_or(mac, |owner| owner.mac).octets;
-            let [a, b, c, d, _, _] = mac.octets;
-            Specified.source_fault(owner, ifindex, Mac { octets: [a, b, c, d, owners[4], owners[5]] })
-        }
-    }
-    BackOfMacOnly {
-        fn source_fault(&self, owner: Option<&PodRoute>, ifindex: u32, mac: Mac) -> Option<DropReason> {
-            let owners = owner.map_or(mac, |owner| owner.mac).octets;
-            let [_, _, _, _, e, f] = mac.octets;
-            Specified.source_fault(owner, ifindex, Mac { octets: [owners[0], owners[1], owners[2], owners[3], e, f] })
-        }
-    }
-    MacBeforeInterface {
-        fn source_fault(&self, owner: Option<&PodRoute>, ifindex: u32, mac: Mac) -> Option<DropReason> {
-            match owner {
-                Some(owner) if owner.mac != mac => Some(DropReason::WrongSourceMac),
-                _ => Specified.source_fault(owner, ifindex, mac),
-            }
-        }
-    }
-    ArpHardwareIgnored {
-        fn arp_is_of_ipv4_over_ethernet(&self, message: &Arp) -> bool {
-            Specified.arp_is_of_ipv4_over_ethernet(&Arp { hardware_type: 1, ..*message })
-        }
-    }
-    ArpProtocolIgnored {
-        fn arp_is_of_ipv4_over_ethernet(&self, message: &Arp) -> bool {
-            Specified.arp_is_of_ipv4_over_ethernet(&Arp { protocol_type: 0x0800, ..*message })
-        }
-    }
-    ArpHardwareLenIgnored {
-        fn arp_is_of_ipv4_over_ethernet(&self, message: &Arp) -> bool {
-            Specified.arp_is_of_ipv4_over_ethernet(&Arp { hardware_len: 6, ..*message })
-        }
-    }
-    ArpProtocolLenIgnored {
-        fn arp_is_of_ipv4_over_ethernet(&self, message: &Arp) -> bool {
-            Specified.arp_is_of_ipv4_over_ethernet(&Arp { protocol_len: 4, ..*message })
-        }
-    }
-    ProbesForgotten {
-        fn arp_claim(&self, message: &Arp) -> Ipv4Octets { message.sender }
-    }
-    TargetTakenForSender {
-        fn arp_claim(&self, message: &Arp) -> Ipv4Octets { message.target }
-    }
-    ArpSenderMacIgnored {
-        fn arp_names_frames_mac(&self, _: &Arp, _: &Frame) -> bool { true }
-    }
-    LoopbackReachable {
-        fn scope(&self, destination: Ipv4Octets) -> Scope {
-            if destination.octets[0] == 127 { Scope::Node } else { Specified.scope(destination) }
-        }
-    }
-    OnlyZeroItselfIsNowhere {
-        fn scope(&self, destination: Ipv4Octets) -> Scope {
-            match destination.octets {
-                [0, 0, 0, 0] => Scope::Nowhere,
-                [0, ..] => Scope::Unicast,
-                _ => Specified.scope(destination),
-            }
-        }
-    }
-    LinkLocalLeaves {
-        fn scope(&self, destination: Ipv4Octets) -> Scope {
-            match destination.octets {
-                [169, 254, ..] => Scope::Unicast,
-                _ => Specified.scope(destination),
-            }
-        }
-    }
-    LinkLocalTooWide {
-        fn scope(&self, destination: Ipv4Octets) -> Scope {
-            if destination.octets[0] == 169 { Scope::Node } else { Specified.scope(destination) }
-        }
-    }
-    MulticastStartsLate {
-        fn scope(&self, destination: Ipv4Octets) -> Scope {
-            if destination.octets[0] == 224 { Scope::Unicast } else { Specified.scope(destination) }
-        }
-    }
-    ReservedLeaves {
-        fn scope(&self, destination: Ipv4Octets) -> Scope {
-            if destination.octets[0] >= 240 { Scope::Unicast } else { Specified.scope(destination) }
-        }
-    }
-    StackBeforePod {
-        fn prefers_pod_to_stack(&self) -> bool { false }
-    }
-    PrefixOneBitLonger {
-        fn covers(&self, network: Ipv4Octets, prefix_len: u32, addr: Ipv4Octets) -> bool {
-            Specified.covers(network, (prefix_len + 1).min(32), addr)
-        }
-    }
-    PrefixOneBitShorter {
-        fn covers(&self, network: Ipv4Octets, prefix_len: u32, addr: Ipv4Octets) -> bool {
-            Specified.covers(network, prefix_len.saturating_sub(1), addr)
-        }
-    }
-    PrefixInWholeOctets {
-        fn covers(&self, network: Ipv4Octets, prefix_len: u32, addr: Ipv4Octets) -> bool {
-            Specified.covers(network, prefix_len / 8 * 8, addr)
-        }
-    }
-    HostPrefixesIgnored {
-        fn covers(&self, network: Ipv4Octets, prefix_len: u32, addr: Ipv4Octets) -> bool {
-            prefix_len < 32 && Specified.covers(network, prefix_len, addr)
-        }
-    }
-    DefaultPrefixIgnored {
-        fn covers(&self, network: Ipv4Octets, prefix_len: u32, addr: Ipv4Octets) -> bool {
-            prefix_len > 0 && Specified.covers(network, prefix_len, addr)
-        }
-    }
-    NextSlot {
-        fn eni_slot(&self, route: &PodRoute) -> u16 { route.eni.wrapping_add(1) }
-    }
-    SlotsWrapAround {
-        fn eni_slot(&self, route: &PodRoute) -> u16 { route.eni % 64 }
-    }
-    GatewayNeverAwaited {
-        fn eni_is_ready(&self, eni: &Eni) -> bool { eni.ifindex > 0 }
-    }
-    InterfaceNeverAwaited {
-        fn eni_is_ready(&self, eni: &Eni) -> bool { eni.gateway_mac != Mac::ZERO }
-    }
-    FrontOfGatewayOnly {
-        fn eni_is_ready(&self, eni: &Eni) -> bool { eni.ifindex > 0 && eni.gateway_mac.octets[..4] != [0; 4] }
-    }
-    BackOfGatewayOnly {
-        fn eni_is_ready(&self, eni: &Eni) -> bool { eni.ifindex > 0 && eni.gateway_mac.octets[4..] != [0; 2] }
-    }
-    SegmentsIgnored {
-        fn longest_piece(&self, len: usize, _: u32, _: usize) -> usize { len }
-    }
-    SegmentWithoutIpHeader {
-        fn longest_piece(&self, len: usize, gso_size: u32, _: usize) -> usize {
-            Specified.longest_piece(len, gso_size, 0)
-        }
-    }
-    SegmentWithoutOptions {
-        fn longest_piece(&self, len: usize, gso_size: u32, _: usize) -> usize {
-            Specified.longest_piece(len, gso_size, 20)
-        }
-    }
-    SegmentWithoutTransport {
-        fn longest_piece(&self, len: usize, gso_size: u32, ip_header_len: usize) -> usize {
-            if gso_size > 0 { gso_size as usize + ip_header_len } else { len }
-        }
-    }
-    MtuIgnored {
-        fn fits(&self, _: usize, _: u32) -> bool { true }
-    }
-    MtuWrongByOne {
-        fn fits(&self, len: usize, mtu: u32) -> bool { len < mtu as usize }
-    }
-    MtuWithEthernetHeader {
-        fn fits(&self, len: usize, mtu: u32) -> bool { len + 14 <= mtu as usize }
-    }
-    MacsSwapped {
-        fn macs_on_the_wire(&self, eni: &Eni) -> [Mac; 2] { [eni.mac, eni.gateway_mac] }
-    }
-    GatewayTwice {
-        fn macs_on_the_wire(&self, eni: &Eni) -> [Mac; 2] { [eni.gateway_mac, eni.gateway_mac] }
-    }
-    ForeignMacsDelivered {
-        fn eni_may_deliver(&self, arrival: &Arrival) -> bool { !arrival.tag_beside }
-    }
-    SentOnlyWhenRedirected {
-        fn counts_sent(&self, verdict: Verdict) -> bool { verdict != Verdict::Stack }
-    }
-    SentOnlyWhenNotDropped {
-        fn counts_sent(&self, verdict: Verdict) -> bool { !matches!(verdict, Verdict::Drop(_)) }
-    }
-    ReceivedNotCounted {
-        fn counts_received(&self) -> bool { false }
-    }
-    BytesWithoutEthernetHeader {
-        fn counted_bytes(&self, len: usize) -> u64 { len as u64 - 14 }
+pub mod blind;
+pub mod checks;
+pub mod flows;
+pub mod ipv6;
+
+/// A name, and the rules that are wrong in one.
+pub type Bug = (&'static str, &'static (dyn Rules + Sync));
+
+/// What must be noticed.
+pub fn planted() -> impl Iterator<Item = Bug> {
+    [checks::ALL, ipv6::ALL, flows::ALL].into_iter().flatten().copied()
+}
+
+/// The octets of an IPv4 address; none of IPv6.
+fn v4(addr: IpAddr) -> Option<[u8; 4]> {
+    match addr {
+        IpAddr::V4(addr) => Some(addr.octets()),
+        IpAddr::V6(_) => None,
     }
 }
 
-// What `BPF_PROG_TEST_RUN` cannot show.
-bugs! { BLIND:
-    TagBesideAccepted {
-        fn tag_beside_is_refused(&self, _: &Arrival) -> bool { false }
-    }
-    TagBesideDelivered {
-        fn eni_may_deliver(&self, arrival: &Arrival) -> bool { arrival.to_host }
-    }
-    WrongPodInterface {
-        fn delivery_ifindex(&self, route: &PodRoute) -> u32 { !route.ifindex }
-    }
-    WrongEniInterface {
-        fn exit_ifindex(&self, eni: &Eni) -> u32 { !eni.ifindex }
+/// The groups of an IPv6 address; none of IPv4.
+fn v6(addr: IpAddr) -> Option<[u16; 8]> {
+    match addr {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(addr) => Some(addr.segments()),
     }
 }

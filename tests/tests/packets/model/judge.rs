@@ -1,18 +1,31 @@
 //! Both judges at one bench.
 
-use std::{collections::BTreeMap, fmt, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    fmt,
+    net::IpAddr,
+};
 
+use aya::maps::{HashMap, Map, MapData};
 use ipam_agent::dataplane::{Dataplane, Program, TestFrame};
 use ipam_common::{
-    DropCount, DropReason, Eni, PodStats,
+    Eni, StackFlow,
+    flow::STACK_FLOW_SEEN,
+    maps::STACK_FLOWS,
     model::{Arrival, Hook, Outcome, Rules, Verdict, decide},
 };
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
-use super::world::{Device, World};
+use super::{
+    counters::Counters,
+    world::{Device, World, show_flow},
+};
 use crate::fixture::{Netns, PinDir, TC_ACT_OK, TC_ACT_REDIRECT, TC_ACT_SHOT};
 
-/// A frame and how it comes in.
+/// `linux/pkt_cls.h`.
+const TC_ACT_UNSPEC: u32 = u32::MAX;
+
+/// A frame and how it comes by.
 #[derive(Clone, Debug)]
 pub struct Case {
     pub hook: Hook,
@@ -48,24 +61,22 @@ impl Case {
 
 /// What a judge made of a case.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Judgement {
+struct Judgement {
     action: u32,
     bytes: Vec<u8>,
-    drops: Vec<(DropReason, DropCount)>,
-    pods: BTreeMap<Ipv4Addr, PodStats>,
+    /// What was added.
+    counters: Counters,
+    /// Flows newly marked.
+    marks: HashSet<StackFlow>,
 }
 
 impl fmt::Display for Judgement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { action, bytes, drops, pods } = self;
-        writeln!(f, "action {action}, {} bytes, first {:02x?}", bytes.len(), &bytes[..bytes.len().min(14)])?;
-        for (reason, count) in drops.iter().filter(|(_, count)| *count != DropCount::default()) {
-            writeln!(f, "  {}: {count:?}", reason.name())?;
-        }
-        for (pod, stats) in pods.iter().filter(|(_, stats)| **stats != PodStats::default()) {
-            writeln!(f, "  {pod}: {stats:?}")?;
-        }
-        Ok(())
+        let Self { action, bytes, counters, marks } = self;
+        let head: String = bytes.iter().take(14).map(|byte| format!("{byte:02x}")).collect();
+        writeln!(f, "action {}, {} bytes, first {head}", action.cast_signed(), bytes.len())?;
+        write!(f, "{counters}")?;
+        marks.iter().try_for_each(|flow| writeln!(f, "  marks {}", show_flow(flow)))
     }
 }
 
@@ -89,14 +100,16 @@ impl fmt::Display for Mismatch {
             let bytes: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
             writeln!(f, "{:04x}  {}", line * 16, bytes.join(" "))?;
         }
-        write!(f, "{world}program: {program}model: {outcome:?}\n  {model}")
+        write!(f, "{world}program: {program}model: {:?}\n  {model}", outcome.verdict)
     }
 }
 
-fn program_of(hook: Hook) -> Program {
+pub fn program_of(hook: Hook) -> Program {
     match hook {
         Hook::FromPod => Program::FromPod,
         Hook::FromEni => Program::FromEni,
+        Hook::ToPod => Program::ToPod,
+        Hook::ToEni => Program::ToEni,
     }
 }
 
@@ -105,6 +118,7 @@ pub struct Rig {
     netns: Netns,
     dataplane: Dataplane,
     devices: Vec<Device>,
+    flows: HashMap<MapData, StackFlow, u32>,
     _pins: PinDir,
 }
 
@@ -117,32 +131,20 @@ impl Rig {
         let names = ["a0", "b0", "a1", "b1", "a2", "b2"];
         let devices = names.map(|name| Device { ifindex: netns.ifindex(name), mac: netns.mac(name) }).into();
         let dataplane = Dataplane::open(pins.path()).expect("a dataplane (needs root and a bpffs)");
-        Self { netns, dataplane, devices, _pins: pins }
+        // User space of production has no use for a flow of its own making.
+        let flows = MapData::from_pin(pins.path().join(STACK_FLOWS)).unwrap();
+        let flows = Map::from_map_data(flows).and_then(HashMap::try_from).unwrap();
+        Self { netns, dataplane, devices, flows, _pins: pins }
     }
 
     /// Runs `job` in the namespace of the devices.
     pub fn run<T: Send>(mut self, job: impl FnOnce(&mut Bench<'_>) -> T + Send) -> T {
-        let (dataplane, devices) = (&mut self.dataplane, &self.devices);
-        self.netns.scoped(|| {
-            let world = World { routes: Vec::new(), enis: Vec::new(), stack_cidrs: Vec::new() };
+        let Self { netns, dataplane, devices, flows, .. } = &mut self;
+        netns.scoped(|| {
+            let world = World::default();
             let counters = Counters::read(dataplane, &world);
-            job(&mut Bench { dataplane, devices, world, counters })
+            job(&mut Bench { dataplane, devices, flows, world, counters })
         })
-    }
-}
-
-/// Every counter there is.
-#[derive(Clone)]
-struct Counters {
-    drops: Vec<(DropReason, DropCount)>,
-    pods: BTreeMap<Ipv4Addr, PodStats>,
-}
-
-impl Counters {
-    fn read(dataplane: &Dataplane, world: &World) -> Self {
-        let stats = |addr: Ipv4Addr| dataplane.pod_stats(addr).unwrap().expect("counters of every pod");
-        let addrs = world.routes.iter().map(|(addr, _)| Ipv4Addr::from(*addr));
-        Self { drops: dataplane.drops().unwrap(), pods: addrs.map(|addr| (addr, stats(addr))).collect() }
     }
 }
 
@@ -150,6 +152,8 @@ impl Counters {
 pub struct Bench<'a> {
     dataplane: &'a mut Dataplane,
     devices: &'a [Device],
+    flows: &'a mut HashMap<MapData, StackFlow, u32>,
+    /// What the maps hold; its flows grow with each case that agrees.
     world: World,
     counters: Counters,
 }
@@ -162,68 +166,111 @@ impl<'a> Bench<'a> {
     /// Makes the maps what the world says, with counters of pods at zero.
     pub fn install(&mut self, world: &World) {
         for (addr, _) in &self.world.routes {
-            assert!(self.dataplane.remove_route(Ipv4Addr::from(*addr), None).unwrap());
+            assert!(self.dataplane.remove_route(*addr, None).unwrap());
         }
         for (slot, _) in &self.world.enis {
             self.dataplane.set_eni(*slot, &Eni::EMPTY).unwrap();
         }
+        for flow in self.marked() {
+            self.flows.remove(&flow).unwrap();
+        }
         for (addr, route) in &world.routes {
-            self.dataplane.set_route(Ipv4Addr::from(*addr), route).unwrap();
+            self.dataplane.set_route(*addr, route).unwrap();
         }
         for (slot, eni) in &world.enis {
             self.dataplane.set_eni(*slot, eni).unwrap();
         }
-        let cidrs: Vec<_> = world
-            .stack_cidrs
-            .iter()
-            .map(|(network, prefix_len)| {
-                Ipv4Net::new(Ipv4Addr::from(*network), u8::try_from(*prefix_len).unwrap()).unwrap()
-            })
-            .collect();
+        for flow in &world.flows {
+            self.flows.insert(flow, STACK_FLOW_SEEN, 0).unwrap();
+        }
+        let cidr =
+            |(network, len): &(IpAddr, u32)| IpNet::new(*network, u8::try_from(*len).unwrap()).unwrap();
+        let cidrs: Vec<_> = world.stack_cidrs.iter().map(cidr).collect();
         self.dataplane.set_stack_cidrs(&cidrs).unwrap();
+        let node_addrs: BTreeMap<_, _> = world.node_addrs.iter().copied().collect();
+        self.dataplane.set_node_addrs(&node_addrs).unwrap();
         self.world = world.clone();
         self.counters = Counters::read(self.dataplane, world);
     }
 
-    /// Has both judge the case. The verdict if they agree in everything that can be seen.
-    pub fn compare(&mut self, rules: &dyn Rules, case: &Case) -> Result<Verdict, Box<Mismatch>> {
-        let program = self.program(case);
+    /// Has both judge the cases one after the other in the world, in which the flows that one marks are there for the
+    /// next. Verdicts and bytes are compared for each case, counters and flows for all together: should they differ,
+    /// the cases are judged again one by one. How many agreed, and the first that did not.
+    pub fn compare_all(
+        &mut self,
+        rules: &dyn Rules,
+        world: &World,
+        cases: &[Case],
+    ) -> (Vec<Outcome>, Option<Mismatch>) {
+        self.install(world);
+        let mut wanted = self.counters.clone();
+        let mut outcomes = Vec::new();
+        for case in cases {
+            let (outcome, model) = self.model(rules, case);
+            let (action, bytes) = self.run(case);
+            if (action, &bytes) != (model.action, &model.bytes) {
+                return self.compare_each(rules, world, cases);
+            }
+            wanted.add(&model.counters);
+            self.world.flows.extend(model.marks);
+            outcomes.push(outcome);
+        }
+        let flows: BTreeSet<_> = self.world.flows.iter().map(show_flow).collect();
+        let marked: BTreeSet<_> = self.marked().iter().map(show_flow).collect();
+        if Counters::read(self.dataplane, &self.world) == wanted && marked == flows {
+            return (outcomes, None);
+        }
+        self.compare_each(rules, world, cases)
+    }
+
+    fn compare_each(
+        &mut self,
+        rules: &dyn Rules,
+        world: &World,
+        cases: &[Case],
+    ) -> (Vec<Outcome>, Option<Mismatch>) {
+        self.install(world);
+        let mut outcomes = Vec::new();
+        for case in cases {
+            match self.compare(rules, case) {
+                Ok(outcome) => outcomes.push(outcome),
+                Err(mismatch) => return (outcomes, Some(*mismatch)),
+            }
+        }
+        panic!(
+            "a difference in {} cases of this world went away when they were judged again:\n{world}",
+            cases.len()
+        );
+    }
+
+    /// Has both judge the case, and compares everything that can be seen.
+    pub fn compare(&mut self, rules: &dyn Rules, case: &Case) -> Result<Outcome, Box<Mismatch>> {
         let (outcome, model) = self.model(rules, case);
+        let (action, bytes) = self.run(case);
+        let now = Counters::read(self.dataplane, &self.world);
+        let counters = now.since(&std::mem::replace(&mut self.counters, now.clone()));
+        let marks = self.marked().into_iter().filter(|flow| !self.world.flows.contains(flow)).collect();
+        let program = Judgement { action, bytes, counters, marks };
         if program == model {
-            return Ok(outcome.verdict);
+            self.world.flows.extend(model.marks);
+            return Ok(outcome);
         }
         let (world, case) = (self.world.clone(), case.clone());
         Err(Box::new(Mismatch { world, case, program, model, outcome }))
     }
 
-    fn program(&mut self, case: &Case) -> Judgement {
+    fn run(&mut self, case: &Case) -> (u32, Vec<u8>) {
         let Case { hook, device, gso_size, ref frame } = *case;
         let test = TestFrame { bytes: frame, ifindex: device.ifindex, gso_size, repeat: 1 };
         let verdict = self
             .dataplane
             .test_run(program_of(hook), &test)
             .unwrap_or_else(|error| panic!("the kernel refuses the frame: {error}\n{case:02x?}"));
-        let before = std::mem::replace(&mut self.counters, Counters::read(self.dataplane, &self.world));
-        let drops = self.counters.drops.iter().zip(before.drops).map(|((reason, now), (_, then))| {
-            let (packets, bytes) = (now.packets - then.packets, now.bytes - then.bytes);
-            (*reason, DropCount { packets, bytes })
-        });
-        let pods = self.counters.pods.iter().map(|(addr, now)| {
-            let then = before.pods[addr];
-            let delta = PodStats {
-                rx_packets: now.rx_packets - then.rx_packets,
-                rx_bytes: now.rx_bytes - then.rx_bytes,
-                tx_packets: now.tx_packets - then.tx_packets,
-                tx_bytes: now.tx_bytes - then.tx_bytes,
-            };
-            (*addr, delta)
-        });
-        Judgement {
-            action: verdict.action,
-            bytes: verdict.bytes,
-            drops: drops.collect(),
-            pods: pods.collect(),
-        }
+        (verdict.action, verdict.bytes)
+    }
+
+    fn marked(&self) -> Vec<StackFlow> {
+        self.dataplane.stack_flows().unwrap()
     }
 
     fn model(&self, rules: &dyn Rules, case: &Case) -> (Outcome, Judgement) {
@@ -232,18 +279,19 @@ impl<'a> Bench<'a> {
             ifindex: case.device.ifindex,
             to_host: case.to_host(),
             tag_beside: false,
+            redirected: false,
             gso_size: case.gso_size,
         };
         let mut bytes = case.frame.clone();
         let outcome = decide(rules, &self.world.maps(), &arrival, &mut bytes);
         let action = match outcome.verdict {
             Verdict::Stack => TC_ACT_OK,
+            Verdict::Pass => TC_ACT_UNSPEC,
             Verdict::Drop(_) => TC_ACT_SHOT,
             Verdict::Out(_) | Verdict::IntoPod(_) => TC_ACT_REDIRECT,
         };
-        let drops = DropReason::ALL.map(|reason| (reason, outcome.drop_delta(reason))).into();
-        let routes = self.world.routes.iter();
-        let pods = routes.map(|(addr, _)| (Ipv4Addr::from(*addr), outcome.pod_delta(*addr))).collect();
-        (outcome, Judgement { action, bytes, drops, pods })
+        let counters = Counters::of(&outcome, &self.world);
+        let marks = outcome.marks.iter().copied().collect();
+        (outcome, Judgement { action, bytes, counters, marks })
     }
 }
