@@ -92,6 +92,17 @@ async fn a_controller_as_shipped_reads_every_kind_of_workload_and_keeps_its_cert
         pods.delete(&name, &DeleteParams::default()).await.unwrap();
     }
 
+    // An address of a claim that nobody knows: the cache is not believed.
+    let spec = json!({
+        "type": "Pod", "ip": "10.0.1.77", "subnetID": "subnet-a",
+        "claimRef": { "namespace": "default", "name": "gone", "uid": "none" },
+    });
+    let name = "10.0.1.77";
+    let stray = json!({
+        "apiVersion": "eni-ipam.dev/v1", "kind": "VpcIP", "metadata": { "name": name }, "spec": spec,
+    });
+    create(client, stray).await;
+
     // A machine that has become larger: the node's configuration follows.
     plane.cloud.resize_instance("ins-node-a", |instance| instance.max_ips_per_eni = 15);
     let label = json!({ "metadata": { "labels": { "node.kubernetes.io/instance-type": "S5.2XLARGE" } } });
@@ -111,6 +122,7 @@ async fn a_controller_as_shipped_reads_every_kind_of_workload_and_keeps_its_cert
         "get cronjobs.batch",
         "update secrets",
         "patch mutatingwebhookconfigurations.admissionregistration.k8s.io",
+        "get vpcipclaims.eni-ipam.dev",
         "create leases.coordination.k8s.io",
         "update nodeeniconfigs.eni-ipam.dev",
     ] {

@@ -1,8 +1,9 @@
 //! Tells the scheduler where pods can have addresses: the extended resource, the taint and the condition of each node.
 //!
 //! One pass over all nodes after something changed, at most one a second: numbers that depend on what all nodes share
-//! are counted once for all. A pass calls no cloud and writes only what is different. Of a node's lists it changes its
-//! own entry; every write carries the resourceVersion of the lists it was made from.
+//! are counted once for all. A pass looks at the subnets again when this controller has changed something in them since,
+//! calls the cloud for nothing else, and writes only what is different. Of a node's lists it changes its own entry; every
+//! write carries the resourceVersion of the lists it was made from.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -93,11 +94,11 @@ impl Keeper {
         let (nodes, ips, all_pods) = (stores.nodes.state(), stores.ips.state(), stores.pods.state());
         let mut taken: BTreeSet<IpAddr> = ips.iter().filter_map(|ip| ip.spec.ip.parse().ok()).collect();
         taken.extend(self.context.sights.addresses());
-        let subnets = self.context.sights.subnets();
+        let (subnets, stale) = self.context.pools.counted_subnets(&self.context).await;
         let rooms: Vec<SubnetRoom> = subnets.iter().map(|subnet| SubnetRoom::of(subnet, &taken)).collect();
         let pods = PodsOfNodes::of(&all_pods, &ips, &self.agents);
         self.nodes.retain(|name, _| nodes.iter().any(|node| node.name_any() == *name));
-        let (mut again, mut capacities) = (LOOK, BTreeMap::new());
+        let (mut again, mut capacities) = (stale.unwrap_or(LOOK), BTreeMap::new());
         for node in nodes {
             let name = node.name_any();
             if is_foreign(&node) {

@@ -12,6 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::warn;
 
 use super::ControllerConfig;
+use super::changes::Changes;
 use super::clock::ServerClock;
 use super::error::ReconcileError;
 use super::index::Index;
@@ -23,7 +24,7 @@ use super::write;
 use crate::api::annotations::{AddressWish, BadAnnotation};
 use crate::api::{NodeENIConfig, NodeENIConfigSpec, VpcIP, VpcIPClaim};
 use crate::client::is_refusal;
-use crate::cloud::EniProvider;
+use crate::cloud::{EniProvider, Surrounded};
 
 /// The caches, each filled by the watch of its reconciler.
 #[derive(Clone)]
@@ -74,12 +75,14 @@ impl Context {
         clock: Arc<ServerClock>,
         wake: UnboundedSender<ObjectRef<VpcIPClaim>>,
     ) -> Arc<Self> {
+        let changes = Changes::default();
+        let provider = Arc::new(Surrounded::new(provider, changes.clone()));
         Arc::new_cyclic(|context| Self {
             recorder: Recorder::new(
                 client.clone(),
                 Reporter { controller: "eni-ipam-controller".into(), instance: None },
             ),
-            pools: Pools::new(context.clone(), room),
+            pools: Pools::new(context.clone(), room, changes),
             workloads: Workloads::new(client.clone()),
             clock,
             wake,

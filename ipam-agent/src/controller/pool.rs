@@ -13,12 +13,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout_at};
 use tracing::warn;
 
+use super::changes::Changes;
 use super::context::Context;
 use super::error::ReconcileError;
 use crate::api::condition::reason;
 use crate::api::{ClaimRef, IpPhase, VpcIP};
 use crate::cloud::CloudError;
-use crate::ipam::pool::Shortage;
+use crate::ipam::pool::{Shortage, SubnetView};
 
 mod batch;
 mod memory;
@@ -182,12 +183,12 @@ pub struct Pools {
 }
 
 impl Pools {
-    pub fn new(context: Weak<Context>, room: Room) -> Self {
+    pub fn new(context: Weak<Context>, room: Room, changes: Changes) -> Self {
         Self {
             context,
             nodes: Mutex::default(),
             room,
-            subnets: SubnetCache::default(),
+            subnets: SubnetCache::new(changes),
             making: tokio::sync::Mutex::default(),
             intents: Intents::default(),
             warm: Mutex::default(),
@@ -240,6 +241,13 @@ impl Pools {
         let (answer, answered) = oneshot::channel();
         self.send(node, Job::Look(Some(answer)));
         let _ = answered.await;
+    }
+
+    /// The subnets for who only counts, and when to count again at the latest because what was seen of them is older than what
+    /// this controller has done to them. Calls the cloud for that, seldom.
+    pub async fn counted_subnets(&self, context: &Context) -> (Vec<SubnetView>, Option<Duration>) {
+        let (subnets, again) = self.subnets.counted(context).await;
+        (subnets::views(context, &subnets), again)
     }
 
     /// Somebody waits for an address: nodes that keep some warm are asked to look.

@@ -1,4 +1,4 @@
-//! What the rounds of the nodes last saw of the cloud: kept for those who count, so that counting calls no cloud.
+//! What the rounds of the nodes last saw of them: kept for those who count, so that counting calls no cloud.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::ipam::pool::{NodeView, SubnetView};
+use crate::ipam::pool::NodeView;
 
 /// How long a refusal of another ENI is believed after asking again would have been worth it. A pod that waits for one asks
 /// all the time; where none waits, one is let in after this time, and finds out.
@@ -27,16 +27,14 @@ pub struct Sights {
 #[derive(Default)]
 struct Seen {
     nodes: HashMap<String, NodeView>,
-    subnets: Vec<SubnetView>,
     refusals: HashMap<String, Refusal>,
 }
 
 impl Sights {
     /// A round has looked at a node.
-    pub fn saw(&self, node: &str, view: NodeView, subnets: Vec<SubnetView>, refusal: Option<Refusal>) {
+    pub fn saw(&self, node: &str, view: NodeView, refusal: Option<Refusal>) {
         let mut seen = self.seen();
         seen.nodes.insert(node.to_owned(), view);
-        seen.subnets = subnets;
         match refusal {
             Some(refusal) => drop(seen.refusals.insert(node.to_owned(), refusal)),
             None => drop(seen.refusals.remove(node)),
@@ -55,11 +53,6 @@ impl Sights {
     /// Resolves when something was seen since it last did.
     pub async fn changed(&self) {
         self.changed.notified().await;
-    }
-
-    /// The subnets.
-    pub fn subnets(&self) -> Vec<SubnetView> {
-        self.seen().subnets.clone()
     }
 
     /// All addresses on the ENIs of all nodes, those that nobody owns included.

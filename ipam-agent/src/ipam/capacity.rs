@@ -140,11 +140,11 @@ pub fn capacity(
         (more, places) = (more + pods, places - 1);
     }
     let (pods, limit) = (used + more, node.max_enis as u64 * node.max_ips_per_eni as u64);
-    let below = (pods < limit).then(|| below(node, subnets, no_eni));
+    let below = (pods < limit).then(|| below(node, subnets, families, no_eni));
     Capacity { pods, limit, below }
 }
 
-fn below(node: &NodeView, subnets: &[SubnetRoom], no_eni: Option<&str>) -> Limit {
+fn below(node: &NodeView, subnets: &[SubnetRoom], families: &Families, no_eni: Option<&str>) -> Limit {
     let of_zone: Vec<&SubnetRoom> = subnets.iter().filter(|subnet| subnet.serves(node)).collect();
     if let Some(words) = no_eni {
         return Limit::Enis(words.to_owned());
@@ -153,7 +153,8 @@ fn below(node: &NodeView, subnets: &[SubnetRoom], no_eni: Option<&str>) -> Limit
         return Limit::NoSubnet(node.zone.clone());
     }
     let count = |subnet: &&SubnetRoom| {
-        let v6 = subnet.v6.map(|v6| format!(" and {v6} IPv6")).unwrap_or_default();
+        let v6 = subnet.v6.filter(|_| families.contains(Family::V6));
+        let v6 = v6.map(|v6| format!(" and {v6} IPv6")).unwrap_or_default();
         let reserve =
             subnet.reservable.map(|left| format!(", {left} of them for ENIs to reserve")).unwrap_or_default();
         format!("subnet {} has {}{v6} free{reserve}", subnet.id, subnet.v4)

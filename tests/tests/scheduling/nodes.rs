@@ -1,10 +1,12 @@
 //! Taint, condition and number of a node.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipam_agent::api::scheduling::{FOREIGN, NODE_LABEL, RESOURCE};
 use ipam_agent::controller::ControllerConfig;
 use ipam_lab::cloud_server::{FaultKind, When};
+use ipam_lab::cluster::eventually;
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
@@ -79,7 +81,7 @@ async fn a_node_of_another_network_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_number_is_what_the_subnets_allow_less_what_was_not_asked_for() {
+async fn the_number_is_what_the_subnets_allow() {
     let site = Site::new().await;
     // Four addresses are left: one for an ENI, three for pods. The limits allow five.
     for last in 6..=254u8 {
@@ -95,16 +97,45 @@ async fn the_number_is_what_the_subnets_allow_less_what_was_not_asked_for() {
         message.starts_with("3 pods can have an address, of 5 that the node's limits allow"),
         "{message}"
     );
+}
 
-    // A pod that asked the scheduler for its address is counted by the scheduler; one that did not is counted here.
-    site.plane.pod("job-0", "node-a", false).await.unwrap();
-    site.until("node-a", "counted with the pod", |node| number(node) == Some(2)).await;
-    site.plane.cloud.free_address([10, 0, 1, 200]);
-    site.plane.cloud.free_address([10, 0, 1, 201]);
-    // Seen with the next look at the cloud, which the next pod causes once the last look is too old to serve it
-    // (`controller/pool/subnets.rs`).
+#[tokio::test(flavor = "multi_thread")]
+async fn the_number_follows_what_the_controller_itself_takes() {
+    let site = Site::new().await;
+    let cloud = &site.plane.cloud;
+    let config = ControllerConfig { max_ips_per_eni: Some(5), min_enis: 1, ..config() };
+    site.plane.start_controller_with(config, None).unwrap();
+    site.agent("node-a", true).await;
+    site.until("node-a", "counted", |node| number(node) == Some(5) && !is_tainted(node)).await;
+    let enis = || cloud.snapshot().enis.iter().filter(|eni| !eni.primary).count();
+    eventually("both nodes to have an ENI", async || enis() == 2).await.unwrap();
+
+    // Somebody outside takes all but three addresses. Seen with the next look at the cloud, which the next pod causes once
+    // the last look is too old to serve it (`controller/pool/subnets.rs`).
+    let is_free = |ip: &[u8; 4]| cloud.snapshot().holder(IpAddr::from(*ip)).is_none();
+    let addresses: Vec<[u8; 4]> = (2..=254).map(|last| [10, 0, 1, last]).filter(is_free).collect();
+    let (left, theirs) = addresses.split_at(3);
+    for ip in theirs {
+        cloud.take_address(*ip);
+    }
     tokio::time::sleep(Duration::from_secs(11)).await;
-    site.plane.pod("job-1", "node-a", false).await.unwrap();
+
+    // A pod that asked the scheduler for its address is counted by the scheduler; one that did not is counted here. The
+    // look that gave it an address came before, when one more was free.
+    site.nominated_pod("job-0", left[0]).await;
+    let node = site.until("node-a", "counted with the pod", |node| number(node) == Some(2)).await;
+    assert_eq!(reason(&node), "SubnetExhausted");
+    let message = condition(&node).unwrap().message.clone().unwrap();
+    assert_eq!(
+        message,
+        "3 pods can have an address, of 5 that the node's limits allow: subnet subnet-a has 2 free"
+    );
+
+    for ip in &theirs[..2] {
+        cloud.free_address(*ip);
+    }
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    site.nominated_pod("job-1", left[1]).await;
     let node = site.until("node-a", "counted with two pods", |node| number(node) == Some(3)).await;
     assert_eq!(reason(&node), "Ready");
 }

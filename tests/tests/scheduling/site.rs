@@ -1,5 +1,7 @@
 //! A controller that tells the scheduler, two nodes, and their agents' pods as kubelets report them.
 
+use std::net::Ipv4Addr;
+
 use ipam_agent::api::scheduling::{CONDITION, RESOURCE, TAINT};
 use ipam_agent::controller::{ControllerConfig, Scheduling};
 use ipam_lab::cluster::eventually;
@@ -52,6 +54,18 @@ impl Site {
         let status = if ready { "True" } else { "False" };
         let status = json!({ "status": { "phase": "Running", "conditions": [{ "type": "Ready", "status": status }] } });
         pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    }
+
+    /// A pod of `node-a` that wants this address and has not asked the scheduler for one.
+    pub async fn nominated_pod(&self, name: &str, ip: [u8; 4]) {
+        let ip = Ipv4Addr::from(ip).to_string();
+        let pod = json!({
+            "metadata": { "name": name, "annotations": { "eni-ipam.dev/nominated-vpc-ip": ip } },
+            "spec": { "nodeName": "node-a", "containers": [{ "name": "main", "image": "none" }] },
+        });
+        let pod = serde_json::from_value(pod).unwrap();
+        let pod = self.pods("default").create(&PostParams::default(), &pod).await.unwrap();
+        assert_eq!(self.plane.bound(&pod).await.unwrap(), ip);
     }
 
     pub async fn node(&self, name: &str) -> Node {

@@ -27,7 +27,7 @@ impl Round<'_> {
         self.tell_of_closed_subnets().await;
         let refusal = self.memory.eni.as_ref().filter(|refusal| refusal.reason == reason::ENI_LIMIT);
         let refusal = refusal.map(|refusal| (refusal.until.into_std(), refusal.message.clone()));
-        self.context.sights.saw(self.node, self.view(), self.subnet_views(), refusal);
+        self.context.sights.saw(self.node, self.view(), refusal);
         let status = self.status();
         match write::status(&self.context.configs(), &self.config, |config| config.status = Some(status))
             .await

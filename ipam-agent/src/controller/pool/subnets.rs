@@ -8,7 +8,9 @@ use std::time::Duration;
 use kube::ResourceExt;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use tracing::warn;
 
+use super::super::changes::Changes;
 use super::super::context::Context;
 use crate::api::{EniStatus, VpcIPType};
 use crate::cloud::{CloudError, Subnet};
@@ -18,17 +20,25 @@ use crate::ipam::pool::{NetView, Reservation, SubnetView};
 const AGE: Duration = Duration::from_secs(10);
 
 /// The last answer of the cloud.
-#[derive(Debug, Default)]
-pub struct SubnetCache(Mutex<Option<(Instant, Arc<Vec<Subnet>>)>>);
+#[derive(Debug)]
+pub struct SubnetCache {
+    latest: Mutex<Option<(Instant, Arc<Vec<Subnet>>)>>,
+    changes: Changes,
+}
 
 impl SubnetCache {
+    /// Of no answer yet. `changes` are those that make one stale.
+    pub fn new(changes: Changes) -> Self {
+        Self { latest: Mutex::default(), changes }
+    }
+
     /// The subnets: no older than some seconds, and than `since`. Who asks meanwhile waits for the same answer.
     pub async fn get(
         &self,
         context: &Context,
         since: Option<Instant>,
     ) -> Result<Arc<Vec<Subnet>>, CloudError> {
-        let mut latest = self.0.lock().await;
+        let mut latest = self.latest.lock().await;
         if let Some((at, subnets)) = &*latest
             && at.elapsed() < AGE
             && since.is_none_or(|since| *at >= since)
@@ -40,6 +50,27 @@ impl SubnetCache {
         let subnets = Arc::new(context.provider.subnets().await?);
         *latest = Some((at, subnets.clone()));
         Ok(subnets)
+    }
+
+    /// The subnets for who only counts: none before anybody has looked, and looked at once more after this controller has
+    /// changed something, when the answer is so old that nobody else would use it. Until then: how long that takes.
+    pub async fn counted(&self, context: &Context) -> (Arc<Vec<Subnet>>, Option<Duration>) {
+        let latest = self.latest.lock().await.clone();
+        let Some((at, subnets)) = latest else { return (Arc::default(), None) };
+        let Some(changed) = self.changes.latest().filter(|changed| *changed >= at) else {
+            return (subnets, None);
+        };
+        let left = AGE.saturating_sub(at.elapsed());
+        if !left.is_zero() {
+            return (subnets, Some(left));
+        }
+        match self.get(context, Some(changed)).await {
+            Ok(subnets) => (subnets, None),
+            Err(error) => {
+                warn!(%error, "subnets not seen");
+                (subnets, Some(AGE))
+            }
+        }
     }
 }
 
