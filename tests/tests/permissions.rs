@@ -103,10 +103,28 @@ async fn a_controller_as_shipped_reads_every_kind_of_workload_and_keeps_its_cert
     });
     create(client, stray).await;
 
+    // Two events about one pod: the second is told by the first one's object.
+    let annotations = |policy| {
+        json!({
+            "eni-ipam.dev/vpc-ip-claim-delete-policy": policy, "eni-ipam.dev/claim-expired-duration": "soon",
+        })
+    };
+    let odd = json!({
+        "metadata": { "name": "odd", "annotations": annotations("Never") },
+        "spec": { "nodeName": "node-a", "containers": [{ "name": "main", "image": "none" }] },
+    });
+    let odd = pods.create(&PostParams::default(), &serde_json::from_value(odd).unwrap()).await.unwrap();
+    plane.bound(&odd).await.unwrap();
+    let changed = json!({ "metadata": { "annotations": annotations("Immediate") } });
+    pods.patch("odd", &PatchParams::default(), &Patch::Merge(changed)).await.unwrap();
+
+    // A node that is gone for good.
+    let nodes: Api<Node> = Api::all(client.clone());
+    nodes.delete("node-b", &DeleteParams::default()).await.unwrap();
+
     // A machine that has become larger: the node's configuration follows.
     plane.cloud.resize_instance("ins-node-a", |instance| instance.max_ips_per_eni = 15);
     let label = json!({ "metadata": { "labels": { "node.kubernetes.io/instance-type": "S5.2XLARGE" } } });
-    let nodes: Api<Node> = Api::all(client.clone());
     nodes.patch("node-a", &PatchParams::default(), &Patch::Merge(label)).await.unwrap();
 
     let used = |permission: &str| {
@@ -125,6 +143,9 @@ async fn a_controller_as_shipped_reads_every_kind_of_workload_and_keeps_its_cert
         "get vpcipclaims.eni-ipam.dev",
         "create leases.coordination.k8s.io",
         "update nodeeniconfigs.eni-ipam.dev",
+        "delete nodeeniconfigs.eni-ipam.dev",
+        "create events.events.k8s.io",
+        "patch events.events.k8s.io",
     ] {
         eventually(&format!("{permission} to be used"), async || used(permission)).await.unwrap();
     }

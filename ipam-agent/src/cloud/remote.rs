@@ -138,11 +138,12 @@ impl<A: CloudApi> Remote<A> {
         // The goal needs the machine. A Describe that shows none is believed when it has settled.
         let window = Window::new(self.api.pace());
         loop {
+            let believed = window.is_settled();
             let described = self.list(Which::Ids(&[eni])).await?.pop();
             if let Some(instance) = described.and_then(|eni| eni.instance_id) {
                 return self.reach(&Goal::Detached { eni, instance: &instance }).await;
             }
-            if window.is_settled() {
+            if believed {
                 return Ok(());
             }
             sleep(self.api.pace().poll).await;

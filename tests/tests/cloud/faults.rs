@@ -217,6 +217,19 @@ async fn a_create_whose_caller_died_leaks_nothing(door: Door) {
     }
 }
 
+/// An ENI that came with a late attempt is waited for, though Describes lag: it is not taken for gone, and made again.
+async fn a_create_that_succeeds_late_makes_one_eni(door: Door) {
+    let rig = Rig::new(door);
+    let faults = rig.cloud.faults();
+    let lag = FaultKind::StaleDescribe(Duration::from_millis(250));
+    faults.add(Some("DescribeNetworkInterfaces"), When::Always, lag);
+    // With the pauses between them these take longer than a Describe lags at most.
+    faults.add(Some("CreateNetworkInterface"), When::First(20), FaultKind::Throttle);
+    let made = rig.create("a").await;
+    let enis: Vec<String> = rig.secondary_enis().into_iter().map(|eni| eni.id).collect();
+    assert_eq!(enis, [made.id]);
+}
+
 /// What never stops failing is reported for what it is, after the deadline and not much later.
 async fn faults_without_end_end_in_an_error(door: Door) {
     for (kind, expected, code) in [
@@ -268,6 +281,7 @@ at_both_doors! {
     a_describe_that_lags,
     a_lagging_describe_that_looks_right_is_not_believed,
     a_create_whose_caller_died_leaks_nothing,
+    a_create_that_succeeds_late_makes_one_eni,
     faults_without_end_end_in_an_error,
     no_cloud_at_all_is_unavailable,
 }

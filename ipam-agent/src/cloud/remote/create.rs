@@ -22,11 +22,13 @@ impl<A: CloudApi> Remote<A> {
         for generation in 0..GENERATIONS {
             let window = Window::new(self.api.pace());
             let made = self.create_once(eni, &client_token(eni, generation), window).await?;
+            // It may be as new as this answer, however many attempts came before.
+            let shown = Instant::now() + self.api.pace().settle;
             if !made.fresh {
                 // One that an earlier call made. A Describe may show it, and a token name it, after its end.
                 sleep_until(window.settled).await;
             }
-            if let Some(eni) = self.created(&made.id, window).await? {
+            if let Some(eni) = self.created(&made.id, window, shown).await? {
                 return Ok(eni);
             }
         }
@@ -70,9 +72,10 @@ impl<A: CloudApi> Remote<A> {
             .find(|found| found.name == eni.name && found.info.state != EniCloudState::Deleting))
     }
 
-    /// Waits until the ENI can be attached; nothing when it does not exist.
-    async fn created(&self, id: &str, window: Window) -> Result<Option<EniInfo>, CloudError> {
+    /// Waits until the ENI can be attached; nothing when it does not exist. From `shown` on, a Describe shows it if it does.
+    async fn created(&self, id: &str, window: Window, shown: Instant) -> Result<Option<EniInfo>, CloudError> {
         loop {
+            let believed = Instant::now() >= shown;
             let eni = self.list(Which::Ids(&[id])).await?.pop();
             match eni {
                 Some(eni) if eni.state == EniCloudState::Deleting => return Ok(None),
@@ -81,7 +84,7 @@ impl<A: CloudApi> Remote<A> {
                 {
                     return Ok(Some(eni));
                 }
-                None if Instant::now() >= window.settled => return Ok(None),
+                None if believed => return Ok(None),
                 _ if window.is_over() => {
                     return Err(timeout(A::CREATE, format!("{id} is still being created")));
                 }
