@@ -5,6 +5,7 @@
 //! provider reads back before it reports an error.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -14,6 +15,7 @@ pub mod aws;
 pub mod error;
 pub mod fixed;
 mod goal;
+mod own_changes;
 mod pace;
 mod remote;
 pub mod tencent;
@@ -22,6 +24,7 @@ mod transport;
 pub use around::{Around, Surrounded};
 pub use error::{CloudError, CloudErrorKind, ConfigError};
 use goal::{Described, Goal};
+pub use own_changes::OwnChanges;
 pub use pace::Pace;
 
 /// The tag that names an ENI's cluster, in every cloud.
@@ -73,6 +76,8 @@ pub struct EniInfo {
     pub primary_ip: Ipv4Addr,
     /// Its secondary addresses of both families, in no order.
     pub secondary_ips: Vec<IpAddr>,
+    /// Those of them that are still on their way to it, or off it.
+    pub unsettled: Vec<IpAddr>,
     /// Whether it is the machine's primary ENI, which carries no pods.
     pub primary: bool,
     /// The machine it is on, or going to or from.
@@ -131,6 +136,11 @@ pub struct MachineLimits {
 
 /// A cloud, or what stands in for one.
 pub trait EniProvider: Send + Sync + 'static {
+    /// The longest that what it lists may lag behind what was done before it was asked.
+    fn lag(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// The subnets that ENIs may be created in now. They may come and go while the provider runs: one that is
     /// configured and does not exist is left out.
     fn subnets(&self) -> BoxFuture<'_, Result<Vec<Subnet>, CloudError>>;

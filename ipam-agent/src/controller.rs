@@ -33,7 +33,6 @@ use crate::metrics::{Metrics, count_api_writes};
 mod addresses;
 mod capacity;
 mod census;
-mod changes;
 mod claims;
 mod clock;
 mod context;

@@ -102,7 +102,7 @@ fn an_add_waits_for_its_address_and_a_pod_that_never_came_is_acknowledged() {
         world.bind(IP, "web-0", 1);
         let (result, at) = (Instant::now(), add.join().unwrap());
         at.0.unwrap();
-        assert!(at.1 - result < Duration::from_secs(3), "woken, not polled");
+        assert!(at.1 - result < Duration::from_secs(15), "woken, not at the end of its patience");
     });
     assert!(pings(&pod, GATEWAY));
     world.bind("10.0.0.6", "never", 7);

@@ -179,6 +179,22 @@ impl Snapshot {
         self.enis.iter().find(|eni| eni.id == id)
     }
 
+    /// The first address from this one on that no ENI has.
+    ///
+    /// # Panics
+    /// There is none.
+    #[must_use]
+    pub fn free_from(&self, first: [u8; 4]) -> Ipv4Addr {
+        let mut next = (u32::from(Ipv4Addr::from(first))..).map(Ipv4Addr::from);
+        next.find(|ip| self.holder(*ip).is_none()).expect("one is free")
+    }
+
+    /// How many ENIs were made for pods.
+    #[must_use]
+    pub fn pod_enis(&self) -> usize {
+        self.enis.iter().filter(|eni| !eni.primary).count()
+    }
+
     /// The ENI that has this address.
     #[must_use]
     pub fn holder(&self, ip: impl Into<IpAddr>) -> Option<&Eni> {

@@ -172,7 +172,16 @@ impl ControlPlane {
         config: ControllerConfig,
         writes: Option<i64>,
     ) -> anyhow::Result<Arc<AtomicI64>> {
-        let provider = self.provider()?;
+        Ok(self.start_controller_over(self.provider()?, config, writes))
+    }
+
+    /// Likewise, with a way to the cloud of its own.
+    pub fn start_controller_over(
+        &self,
+        provider: Tencent,
+        config: ControllerConfig,
+        writes: Option<i64>,
+    ) -> Arc<AtomicI64> {
         let left = Arc::new(AtomicI64::new(writes.unwrap_or(i64::MAX)));
         let client = Client::new(
             CutOff { api: self.api.clone(), left: left.clone(), quirks: self.quirks.clone() },
@@ -182,7 +191,7 @@ impl ControlPlane {
             let _ = controller::run(client, Arc::new(provider), config, std::future::pending()).await;
         });
         self.controllers().push(running);
-        Ok(left)
+        left
     }
 
     /// A way to the cloud, as the controller has it.
@@ -190,6 +199,14 @@ impl ControlPlane {
     /// # Errors
     /// Its configuration is wrong.
     pub fn provider(&self) -> anyhow::Result<Tencent> {
+        self.provider_settling(Duration::from_millis(50))
+    }
+
+    /// Likewise, with another opinion of how long a Describe lags at most.
+    ///
+    /// # Errors
+    /// Its configuration is wrong.
+    pub fn provider_settling(&self, settle: Duration) -> anyhow::Result<Tencent> {
         Ok(Tencent::new(TencentConfig {
             endpoint: self.endpoint.clone(),
             region: "lab".into(),
@@ -201,7 +218,7 @@ impl ControlPlane {
             credentials: Credentials { secret_id: SECRET.0.into(), secret_key: SECRET.1.into() },
             pace: Pace {
                 poll: Duration::from_millis(5),
-                settle: Duration::from_millis(50),
+                settle,
                 backoff: (Duration::from_millis(5), Duration::from_millis(50)),
                 // What gets stuck is given up soon.
                 deadline: Duration::from_secs(3),

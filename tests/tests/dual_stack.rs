@@ -197,12 +197,13 @@ async fn a_pod_gets_all_addresses_or_none() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_nominated_address_of_each_family() {
     let cluster = dual_stack("dual_nominated", CIDRS).await;
-    let wish = ("eni-ipam.dev/nominated-vpc-ip", "10.0.1.77, FD00:0:0:1::77");
+    // ENIs first: their own addresses are picked at random.
+    eventually("an ENI for each node", async || cluster.cloud.snapshot().pod_enis() == 2).await.unwrap();
+    let v4 = cluster.cloud.snapshot().free_from([10, 0, 1, 77]);
+    let wish = format!("{v4}, FD00:0:0:1::77");
+    let wish = ("eni-ipam.dev/nominated-vpc-ip", wish.as_str());
     let both = cluster.run_pod("both", "node-a", &[wish]).await.unwrap();
-    assert_eq!(
-        (both.ip().to_string(), both.ip_v6().to_string()),
-        ("10.0.1.77".into(), "fd00:0:0:1::77".into())
-    );
+    assert_eq!((both.ip(), both.ip_v6().to_string()), (v4, "fd00:0:0:1::77".into()));
     let wish = ("eni-ipam.dev/nominated-vpc-ip", "fd00:0:0:1::78");
     let one = cluster.run_pod("one", "node-b", &[wish]).await.unwrap();
     assert_eq!(one.ip_v6().to_string(), "fd00:0:0:1::78");

@@ -20,7 +20,7 @@ use ipam_lab::{
         node::LabNode,
         rtnl::host_route,
         scope,
-        traffic::{TcpEcho, ping, ping_sized, tcp_roundtrip, udp_stream},
+        traffic::{TcpEcho, UdpReport, ping, ping_sized, tcp_roundtrip, udp_stream},
     },
     world::{World, WorldEni},
 };
@@ -260,6 +260,12 @@ fn mtus_hold() {
     }
 }
 
+/// What a stream sends it sends on time; when it ends depends on how busy the machine is.
+fn in_time(report: &UdpReport, per_second: u32) {
+    let due = f64::from(per_second) * report.duration.as_secs_f64();
+    assert!((due * 0.9..=due + 2.).contains(&(report.sent as f64)), "{report}");
+}
+
 #[test]
 fn a_stream_loses_nothing() {
     let lab = lab("a_stream_loses_nothing", 1500);
@@ -268,12 +274,12 @@ fn a_stream_loses_nothing() {
     let report = udp_stream(a.ns(), b.ns(), to, 5_000, 2 * SECOND).unwrap();
     println!("{report}");
     assert_eq!((report.lost, report.send_errors, report.duplicates, report.longest_loss), (0, 0, 0, 0));
-    assert!((9_000..=10_100).contains(&report.sent), "{report}");
+    in_time(&report, 5_000);
 
     let report = udp_stream(a.ns(), b.ns(), to, 10_000, SECOND).unwrap();
     println!("{report}");
     assert_eq!((report.lost, report.send_errors), (0, 0));
-    assert!((9_000..=10_100).contains(&report.sent), "{report}");
+    in_time(&report, 10_000);
 
     // And it knows a loss when there is one.
     let stream = ipam_lab::lab::traffic::UdpStream::start(a.ns(), b.ns(), to, 5_000).unwrap();

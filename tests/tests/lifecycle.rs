@@ -112,11 +112,15 @@ async fn adds_and_dels_in_any_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_nominated_address_is_given_or_refused_with_the_reason() {
     let cluster = Cluster::two_nodes("nominated").await.unwrap();
-    let wish = ("tke.cloud.tencent.com/nominated-vpc-ip", "10.0.1.77");
+    // ENIs first: their own addresses are picked at random.
+    eventually("an ENI for each node", async || cluster.cloud.snapshot().pod_enis() == 2).await.unwrap();
+    let ip = cluster.cloud.snapshot().free_from([10, 0, 1, 77]);
+    let (text, refusal) = (ip.to_string(), format!("{ip} is taken"));
+    let wish = ("tke.cloud.tencent.com/nominated-vpc-ip", text.as_str());
     let first = cluster.run_pod("first", "node-a", &[wish, STATIC]).await.unwrap();
-    assert_eq!(first.ip(), Ipv4Addr::new(10, 0, 1, 77));
+    assert_eq!(first.ip(), ip);
     for (name, value, words) in [
-        ("taken", "10.0.1.77", "10.0.1.77 is taken"),
+        ("taken", text.as_str(), refusal.as_str()),
         ("outside", "192.168.7.7", "lies in no configured subnet"),
         ("gateway", "10.0.1.1", "reserved by the cloud"),
     ] {

@@ -92,12 +92,12 @@ async fn a_controller_as_shipped_reads_every_kind_of_workload_and_keeps_its_cert
         pods.delete(&name, &DeleteParams::default()).await.unwrap();
     }
 
-    // An address of a claim that nobody knows: the cache is not believed.
+    // An address of a claim that nobody knows: the cache is not believed. No pod can have got it.
+    let name = "10.9.9.77";
     let spec = json!({
-        "type": "Pod", "ip": "10.0.1.77", "subnetID": "subnet-a",
+        "type": "Pod", "ip": name, "subnetID": "subnet-a",
         "claimRef": { "namespace": "default", "name": "gone", "uid": "none" },
     });
-    let name = "10.0.1.77";
     let stray = json!({
         "apiVersion": "eni-ipam.dev/v1", "kind": "VpcIP", "metadata": { "name": name }, "spec": spec,
     });

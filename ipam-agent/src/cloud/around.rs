@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -40,6 +41,10 @@ impl<A: Around> Surrounded<A> {
 }
 
 impl<A: Around> EniProvider for Surrounded<A> {
+    fn lag(&self) -> Duration {
+        self.inner.lag()
+    }
+
     fn subnets(&self) -> BoxFuture<'_, Result<Vec<Subnet>, CloudError>> {
         async move {
             let subnets = self.around.around("subnets", self.inner.subnets()).await?;

@@ -99,6 +99,7 @@ impl Fixed {
             subnet_id: eni.subnet.clone(),
             primary_ip: eni.primary_ip,
             secondary_ips: self.held().iter().filter(|(_, at)| **at == index).map(|(ip, _)| *ip).collect(),
+            unsettled: Vec::new(),
             primary: false,
             instance_id: Some(eni.node.clone()),
             state: EniCloudState::Attached,

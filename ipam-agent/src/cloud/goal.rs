@@ -44,8 +44,6 @@ pub struct Described {
     pub name: String,
     /// What it is.
     pub info: EniInfo,
-    /// Those of its secondary addresses that are still on their way to it, or off it.
-    pub unsettled: Vec<IpAddr>,
 }
 
 impl Described {
@@ -59,7 +57,7 @@ impl Described {
     }
 
     fn holds(&self, ip: IpAddr) -> bool {
-        self.info.secondary_ips.contains(&ip) && !self.unsettled.contains(&ip)
+        self.info.secondary_ips.contains(&ip) && !self.info.unsettled.contains(&ip)
     }
 }
 

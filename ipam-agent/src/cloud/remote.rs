@@ -2,6 +2,7 @@
 //! refused for what an earlier one did.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep};
@@ -226,6 +227,10 @@ pub fn timeout(action: &'static str, message: String) -> CloudError {
 const TIMEOUT: &str = "Timeout";
 
 impl<A: CloudApi> EniProvider for Remote<A> {
+    fn lag(&self) -> Duration {
+        self.api.pace().settle
+    }
+
     fn subnets(&self) -> BoxFuture<'_, Result<Vec<Subnet>, CloudError>> {
         Box::pin(self.api.subnets())
     }

@@ -152,7 +152,13 @@ async fn is_orphan(ip: &VpcIP, context: &Context, live: bool) -> Result<bool, Re
 fn has_left(claim: &VpcIPClaim, ip: &VpcIP, context: &Context) -> bool {
     let family = views::family(&ip.spec.ip);
     let held: Vec<&str> = claim.status.iter().flat_map(VpcIPClaimStatus::all_addresses).collect();
-    let replaced = held.iter().any(|held| views::family(held) == family)
+    // One that the claim does not want any more is on its way out, and this one is fetched in its place.
+    let wants = |held: &str| {
+        let named =
+            held.parse().ok().and_then(|ip| context.stores.ips.get(&ObjectRef::new(&VpcIP::name_of(ip))));
+        named.is_none_or(|named| views::is_wanted(&named, claim))
+    };
+    let replaced = held.iter().any(|held| views::family(held) == family && wants(held))
         || !family.is_some_and(|family| context.config.families.contains(family));
     !held.is_empty() && replaced && !held.contains(&ip.spec.ip.as_str())
 }

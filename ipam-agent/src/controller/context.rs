@@ -12,7 +12,6 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::warn;
 
 use super::ControllerConfig;
-use super::changes::Changes;
 use super::clock::ServerClock;
 use super::error::ReconcileError;
 use super::index::Index;
@@ -24,7 +23,7 @@ use super::write;
 use crate::api::annotations::{AddressWish, BadAnnotation};
 use crate::api::{NodeENIConfig, NodeENIConfigSpec, VpcIP, VpcIPClaim};
 use crate::client::is_refusal;
-use crate::cloud::{EniProvider, Surrounded};
+use crate::cloud::{EniProvider, OwnChanges};
 
 /// The caches, each filled by the watch of its reconciler.
 #[derive(Clone)]
@@ -47,6 +46,8 @@ pub struct Stores {
 pub struct Context {
     pub client: Client,
     pub provider: Arc<dyn EniProvider>,
+    /// The same, for what was done through it.
+    pub own_changes: Arc<OwnChanges>,
     pub config: ControllerConfig,
     pub stores: Stores,
     pub pools: Pools,
@@ -75,20 +76,20 @@ impl Context {
         clock: Arc<ServerClock>,
         wake: UnboundedSender<ObjectRef<VpcIPClaim>>,
     ) -> Arc<Self> {
-        let changes = Changes::default();
-        let provider = Arc::new(Surrounded::new(provider, changes.clone()));
+        let own_changes = Arc::new(OwnChanges::new(provider));
         Arc::new_cyclic(|context| Self {
             recorder: Recorder::new(
                 client.clone(),
                 Reporter { controller: "eni-ipam-controller".into(), instance: None },
             ),
-            pools: Pools::new(context.clone(), room, changes),
+            pools: Pools::new(context.clone(), room),
             workloads: Workloads::new(client.clone()),
             clock,
             wake,
             sights: Sights::default(),
             client,
-            provider,
+            provider: own_changes.clone(),
+            own_changes,
             config,
             stores,
             watches: Watches::default(),

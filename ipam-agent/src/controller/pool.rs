@@ -13,7 +13,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout_at};
 use tracing::warn;
 
-use super::changes::Changes;
 use super::context::Context;
 use super::error::ReconcileError;
 use crate::api::condition::reason;
@@ -183,12 +182,12 @@ pub struct Pools {
 }
 
 impl Pools {
-    pub fn new(context: Weak<Context>, room: Room, changes: Changes) -> Self {
+    pub fn new(context: Weak<Context>, room: Room) -> Self {
         Self {
             context,
             nodes: Mutex::default(),
             room,
-            subnets: SubnetCache::new(changes),
+            subnets: SubnetCache::default(),
             making: tokio::sync::Mutex::default(),
             intents: Intents::default(),
             warm: Mutex::default(),
@@ -297,7 +296,13 @@ async fn serve(node: String, context: Weak<Context>, mut queue: mpsc::UnboundedR
             Some(at) => timeout_at(at, came).await.is_ok_and(|count| count == 0),
             None => came.await == 0,
         };
-        let Some(context) = context.upgrade().filter(|_| !ended) else { return };
+        let Some(context) = context.upgrade() else { return };
+        if ended {
+            // The node is gone, and a round that was under way may have told of it once more.
+            context.pools.warm().remove(&node);
+            context.sights.forget(&node);
+            return;
+        }
         gather(&mut queue, &mut jobs, context.config.gather).await;
         let (mut requests, mut leaving, mut looks) = (Vec::new(), Vec::new(), Vec::new());
         for job in jobs.drain(..) {

@@ -1,7 +1,7 @@
 //! A node with its agent.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -148,6 +148,20 @@ impl ClusterNode {
         })
         .await
         .with_context(|| format!("left: {left:?}"))
+    }
+
+    /// Has the agent repair nothing while this file is there, which its argument `--hold-repairs-while` names. Returns when no
+    /// repair is under way any more.
+    ///
+    /// # Errors
+    /// The file cannot be written, or the agent does not heed it.
+    pub async fn hold_repairs(&self, file: &Path) -> anyhow::Result<()> {
+        let log = self.machine.dir().join("agent.log");
+        let read = || std::fs::read(&log).unwrap_or_default();
+        let held = || String::from_utf8_lossy(&read()).matches("repairs are held").count();
+        let before = held();
+        std::fs::write(file, "")?;
+        eventually("the agent to leave a look out", async || held() > before).await
     }
 
     /// The programs on a hook of each interface that has any there, by the interface's index.

@@ -149,11 +149,15 @@ async fn a_list_that_changes_while_it_is_read_is_read_again() {
     for n in 0..120 {
         ids.insert(rig.create(&format!("eni-{n}")).await.id);
     }
-    let late = FaultKind::Late(Duration::from_millis(300));
+    let late = FaultKind::Late(Duration::from_millis(1500));
+    let asked = || rig.cloud.count("DescribeNetworkInterfaces");
+    let before = asked();
     rig.cloud.faults().add(Some("DescribeNetworkInterfaces"), When::Nth(1), late);
     let gone = ids.pop_first().unwrap();
     let delete = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        while asked() == before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         rig.provider.delete_eni(&gone).await.unwrap();
     };
     let (enis, ()) = futures::join!(rig.provider.enis_of_cluster("cluster-1"), delete);

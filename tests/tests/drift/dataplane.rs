@@ -43,16 +43,16 @@ async fn entries_that_nobody_has() {
     let site = Site::new("drift_map_strays").await;
     let size = size_of::<ipam_common::PodRoute>();
     let stray = format!(
-        "bpftool map update pinned $PINS/POD_ROUTES_V4 key hex 0a 00 01 4d value hex 9 {}",
+        "bpftool map update pinned $PINS/POD_ROUTES_V4 key hex 0a 09 09 4d value hex 9 {}",
         zeros(size - 1)
     );
     site.vandalise("a pod route too many", &stray, &[("map_entry", 1)]).await;
     let size = size_of::<ipam_common::Eni>();
     let eni = format!("bpftool map update pinned $PINS/ENIS key hex 5 0 0 0 value hex 9 {}", zeros(size - 1));
     site.vandalise("an ENI too many", &eni, &[("map_entry", 1)]).await;
-    let cidr = "bpftool map update pinned $PINS/STACK_CIDRS key hex 20 0 0 0 0a 0 1 4d value hex 1 0 0 0";
+    let cidr = "bpftool map update pinned $PINS/STACK_CIDRS key hex 20 0 0 0 0a 9 9 4d value hex 1 0 0 0";
     site.vandalise("a stack CIDR too many", cidr, &[("map_entry", 1)]).await;
-    let addr = "bpftool map update pinned $PINS/NODE_ADDRS key hex 0a 0 1 4d value hex 1 0 0 0";
+    let addr = "bpftool map update pinned $PINS/NODE_ADDRS key hex 0a 9 9 4d value hex 1 0 0 0";
     site.vandalise("a node address too many", addr, &[("map_entry", 1)]).await;
     site.vandalise("counters wiped", &wipe(site.node(), "POD_STATS"), &[("map_entry", 2)]).await;
 }

@@ -67,6 +67,8 @@ async fn an_eni_under_another_name() {
     fabric.wait_up(&fabric.owner(site.pod.ip()).unwrap()).unwrap();
     site.connected();
     site.set("ENI", "other7");
+    // Its entry may have to be asked for twice.
+    eventually("the gateway to be known", async || site.ours().contains("lladdr")).await.unwrap();
     site.vandalise(
         "rp_filter under a new name",
         "sysctl -w net.ipv4.conf.other7.rp_filter=1",

@@ -21,7 +21,8 @@ async fn thirty_pods_cost_three_calls_to_come_and_three_to_go() {
     let bound = pods(&plane, "pod", 30, "big").await;
     let calls = calls_since(&plane, before);
     println!("30 pods come: {calls:?}");
-    assert_eq!(calls["AssignPrivateIpAddresses"], 3, "10 addresses in a call is what the API takes");
+    // 10 addresses in a call is what the API takes. A machine that stops in the midst of the burst splits it.
+    assert!((3..=5).contains(&calls["AssignPrivateIpAddresses"]), "{calls:?}");
     // Looks do not grow with the pods: one for each task, and some for the nodes.
     let looks: usize =
         calls.iter().filter(|(action, _)| action.starts_with("Describe")).map(|(_, count)| count).sum();

@@ -4,6 +4,7 @@
 
 mod bursts;
 mod collecting;
+mod lagging;
 mod machines;
 mod quotas;
 mod subnets;

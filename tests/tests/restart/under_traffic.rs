@@ -33,9 +33,8 @@ fn routes(cluster: &Cluster) -> BTreeSet<String> {
 
 async fn start(cluster: &mut Cluster, build: &str) {
     let node = cluster.node_mut("node-a");
+    let ready = node.agent().log().matches("ready for calls").count();
     node.start_build(build, &[]).unwrap();
-    let log = node.agent().log();
-    let ready = log.matches("ready for calls").count();
     ipam_lab::cluster::eventually("the agent to be ready", async || {
         node.agent().log().matches("ready for calls").count() > ready
     })

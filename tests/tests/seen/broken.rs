@@ -1,6 +1,7 @@
 //! Pods that the control plane or their own doing has left without a network: the first line names why.
 
 use ipam_agent::api::{ClaimPhase, IpPhase, VpcIP, VpcIPClaim};
+use ipam_lab::cloud_server::{FaultKind, When};
 use ipam_lab::cluster::eventually;
 use ipam_lab::story::STATIC;
 use k8s_openapi::api::core::v1::Pod;
@@ -107,6 +108,9 @@ async fn address_quarantined() {
     let (site, pod) = Site::held("explain-quar").await;
     let ips = Api::<VpcIP>::all(site.cluster.client.clone());
     let mut ip = ips.get(&pod.ip().to_string()).await.unwrap();
+    // The claim is given another address at once, and names this one for as long as that takes.
+    let faults = site.cluster.cloud.faults();
+    faults.add(Some("AssignPrivateIpAddresses"), When::Always, FaultKind::Throttle);
     ip.status.as_mut().unwrap().phase = IpPhase::Quarantined;
     ips.replace_status(&pod.ip().to_string(), &PostParams::default(), &ip).await.unwrap();
     site.wait_for_fault("web-0", "node-a", &format!("VpcIP {} is Quarantined", pod.ip())).await;

@@ -46,12 +46,12 @@ impl Site {
             site.first_line("web-0", "node-a").starts_with("default/web-0: healthy: "),
             "before it is broken"
         );
-        site.hold();
+        site.hold().await;
         (site, pod)
     }
 
-    pub fn hold(&self) {
-        std::fs::write(self.dir.path().join("hold"), "").unwrap();
+    pub async fn hold(&self) {
+        self.cluster.node("node-a").hold_repairs(&self.dir.path().join("hold")).await.unwrap();
     }
 
     pub fn node_ns(&self) -> &Netns {

@@ -150,7 +150,7 @@ async fn masquerading(test: &str, proxy: Proxy) {
         "insert rule ip eni-ipam postrouting return",
     ] {
         // Or it is repaired before anybody has seen it.
-        fs::write(&egress.hold, "").unwrap();
+        egress.scene.cluster.node("node-a").hold_repairs(&egress.hold).await.unwrap();
         run(node, &["nft", vandalism]);
         egress.seen_as(primary).unwrap_err();
         fs::remove_file(&egress.hold).unwrap();

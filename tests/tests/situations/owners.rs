@@ -134,27 +134,32 @@ async fn s18_a_finished_pod_keeps_its_address_for_its_successor() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s19_a_changed_wish_counts_for_the_next_pod_and_frees_the_old_address() {
-    let (plane, _dir) = running_plane().await;
-    let pod = create_pod(&plane.client, "web-0", "node-a", &[STATIC, (NOMINATED, "10.0.1.50")]).await;
-    assert_eq!(bound(&plane.client, &pod).await, "10.0.1.50");
-    let taken = create_pod(&plane.client, "other", "node-b", &[STATIC, (NOMINATED, "10.0.1.60")]).await;
-    assert_eq!(bound(&plane.client, &taken).await, "10.0.1.60");
+    let (plane, _dir) = plane().await;
+    // ENIs first: their own addresses are picked at random.
+    plane.start_controller_with(ControllerConfig { min_enis: 1, ..ControlPlane::config() }, None).unwrap();
+    eventually("an ENI for each node", async || plane.cloud.snapshot().pod_enis() == 2).await.unwrap();
+    let wish = |last| plane.cloud.snapshot().free_from([10, 0, 1, last]).to_string();
+    let (first, others, second) = (wish(50), wish(60), wish(70));
+    let pod = create_pod(&plane.client, "web-0", "node-a", &[STATIC, (NOMINATED, &first)]).await;
+    assert_eq!(bound(&plane.client, &pod).await, first);
+    let taken = create_pod(&plane.client, "other", "node-b", &[STATIC, (NOMINATED, &others)]).await;
+    assert_eq!(bound(&plane.client, &taken).await, others);
     // A wish that cannot be granted costs nothing.
     delete_pod(&plane.client, "web-0").await;
-    in_phase(&plane.client, "10.0.1.50", IpPhase::Retained).await;
-    create_pod(&plane.client, "web-0", "node-a", &[STATIC, (NOMINATED, "10.0.1.60")]).await;
+    in_phase(&plane.client, &first, IpPhase::Retained).await;
+    create_pod(&plane.client, "web-0", "node-a", &[STATIC, (NOMINATED, &others)]).await;
     reason(&plane.client, "web-0", "AddressConflict").await;
     // For longer than an address that is given back, or has lost its claim, stays.
     let ControllerConfig { cooldown, orphan_period, retry, .. } = ControlPlane::config();
     tokio::time::sleep(cooldown + 2 * orphan_period + 2 * retry).await;
-    let held = address(&plane.client, "10.0.1.50").await.expect("the old address was lost");
+    let held = address(&plane.client, &first).await.expect("the old address was lost");
     assert_eq!((held.phase, held.epoch), (IpPhase::Retained, 1));
-    assert_eq!(claim(&plane.client, "web-0").await.unwrap().address.as_deref(), Some("10.0.1.50"));
+    assert_eq!(claim(&plane.client, "web-0").await.unwrap().address, Some(first.clone()));
     // One that can be: the new address is there, and the old one is not held for ever.
     delete_pod(&plane.client, "web-0").await;
-    let pod = create_pod(&plane.client, "web-0", "node-b", &[STATIC, (NOMINATED, "10.0.1.70")]).await;
-    assert_eq!(bound(&plane.client, &pod).await, "10.0.1.70");
-    free(&plane.client, "10.0.1.50").await;
+    let pod = create_pod(&plane.client, "web-0", "node-b", &[STATIC, (NOMINATED, &second)]).await;
+    assert_eq!(bound(&plane.client, &pod).await, second);
+    free(&plane.client, &first).await;
     plane.settled().await.unwrap();
 }
 

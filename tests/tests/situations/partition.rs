@@ -92,7 +92,7 @@ async fn s03_a_node_without_the_api_gives_up_what_may_be_taken_over_if_others_ha
 /// again.
 async fn silent_twice(sees: bool) {
     let (plane, _dir) = plane().await;
-    let takeover_after = Duration::from_secs(1);
+    let takeover_after = Duration::from_secs(3);
     plane.start_controller_with(ControllerConfig { takeover_after, ..ControlPlane::config() }, None).unwrap();
     let client = &plane.client;
     let rules = [STATIC, OPTIMISTIC];

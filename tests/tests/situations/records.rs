@@ -145,3 +145,17 @@ async fn s26_lost_records_of_live_pods_are_made_again_and_no_address_is_given_ou
     assert_eq!(again.ip().to_string(), kept);
     ping(beside.sandbox.ns(), again.ip(), PING).unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s26_what_a_claim_names_is_nobody_elses_while_its_record_is_lost() {
+    let (plane, _dir) = running_plane().await;
+    let kept = plane.pod("kept-0", "node-a", true).await.unwrap();
+    plane.end_pod("kept-0", &kept).await.unwrap();
+    // The controller cannot make the record again yet.
+    plane.quirks.break_down(Some(&format!("/vpcips/{kept}")));
+    Api::<VpcIP>::all(plane.client.clone()).delete(&kept, &DeleteParams::default()).await.unwrap();
+    assert_ne!(plane.pod("new-0", "node-a", false).await.unwrap(), kept);
+    plane.quirks.break_down(None);
+    in_phase(&plane.client, &kept, IpPhase::Retained).await;
+    plane.settled().await.unwrap();
+}

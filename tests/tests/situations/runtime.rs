@@ -34,7 +34,7 @@ async fn an_add_that_the_runtime_gives_up_leaves_nothing_and_its_del_does_not_wa
     let unknown: Pod =
         serde_json::from_value(json!({ "metadata": { "name": "web-0", "uid": "u" } })).unwrap();
     let mut sandbox = cluster.sandbox(&unknown, "node-a").await.unwrap();
-    let plugin = impatient(&cluster, &mut sandbox, 0.5);
+    let plugin = impatient(&cluster, &mut sandbox, 2.0);
     let adding = tokio::spawn({
         let sandbox = sandbox.clone();
         async move { sandbox.add().await }

@@ -252,11 +252,11 @@ impl From<Eni> for Described {
             |key: &str| eni.tag_set.items.iter().find(|tag| tag.key == key).map(|tag| tag.value.clone());
         Self {
             name: tag(NAME_TAG).unwrap_or_default(),
-            // Addresses have no states here.
-            unsettled: Vec::new(),
             info: EniInfo {
                 primary_ip: primary.map_or(Ipv4Addr::UNSPECIFIED, |address| address.private_ip_address),
                 secondary_ips: secondary.chain(v6).collect(),
+                // Addresses have no states here.
+                unsettled: Vec::new(),
                 instance_id: eni.on_machine().map(|attachment| attachment.instance_id.clone()),
                 primary: eni
                     .on_machine()

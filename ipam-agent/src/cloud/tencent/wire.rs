@@ -222,10 +222,10 @@ impl From<Eni> for Described {
         let (cluster, node) = (tag(CLUSTER_TAG), tag(NODE_TAG));
         let unsettled = secondary().filter(|(.., state)| *state != AddressState::Available);
         Self {
-            unsettled: unsettled.map(|(ip, ..)| ip).collect(),
             info: EniInfo {
                 primary_ip: eni.primary_ip().unwrap_or(Ipv4Addr::UNSPECIFIED),
                 secondary_ips: secondary().map(|(ip, ..)| ip).collect(),
+                unsettled: unsettled.map(|(ip, ..)| ip).collect(),
                 instance_id: eni.attachment.map(|attachment| attachment.instance_id),
                 id: eni.network_interface_id,
                 mac: eni.mac_address,

@@ -34,6 +34,8 @@ pub struct Round<'a> {
     pub taken: BTreeSet<IpAddr>,
     /// Those of them that have an object.
     owned: BTreeSet<IpAddr>,
+    /// Those of them that wait on other nodes' ENIs for any pod.
+    elsewhere: BTreeSet<IpAddr>,
     began: Instant,
     subnets_are_fresh: bool,
 }
@@ -50,7 +52,7 @@ pub struct Chosen {
     pub from_eni: Option<String>,
     /// The cloud says that the address is on the ENI already.
     pub is_there: bool,
-    /// The claim held it before, also where no record says so of its ENI.
+    /// The claim held it before, or it waited elsewhere for any pod: what ENI it is on is not recorded.
     pub held: bool,
     /// Nobody has been told of the address: another would do.
     pub can_be_replaced: bool,
@@ -99,6 +101,7 @@ impl<'a> Round<'a> {
             foreign,
             taken: BTreeSet::new(),
             owned: BTreeSet::new(),
+            elsewhere: BTreeSet::new(),
             began: Instant::now(),
             subnets_are_fresh: false,
         };
@@ -106,15 +109,23 @@ impl<'a> Round<'a> {
         round
             .owned
             .extend(context.stores.ips.state().iter().filter_map(|ip| ip.spec.ip.parse::<IpAddr>().ok()));
+        // An address whose record was lost is its claim's nevertheless (`controller/records.rs`).
+        for claim in context.stores.claims.state() {
+            let named = claim.status.iter().filter(|status| status.epoch > 0);
+            round.owned.extend(
+                named.flat_map(|status| status.all_addresses()).filter_map(|ip| ip.parse::<IpAddr>().ok()),
+            );
+        }
         round.taken.extend(&round.owned);
         for eni in round.enis.iter().chain(&others) {
             round.taken.extend(eni.secondary_ips.iter().copied().chain([eni.primary_ip.into()]));
         }
         for (other, warm) in &*context.pools.warm() {
             if other != node {
-                round.taken.extend(warm);
+                round.elsewhere.extend(warm.iter().filter(|ip| !round.owned.contains(ip)));
             }
         }
+        round.taken.extend(&round.elsewhere);
         round.publish().await;
         Ok(round)
     }
@@ -166,14 +177,16 @@ impl<'a> Round<'a> {
         let mut chosen = Vec::new();
         for mine in mine.iter_mut().filter(|mine| ips.contains(&mine.address)) {
             let address = mine.address;
-            let is_there =
-                self.enis.iter().any(|eni| eni.id == eni_id && eni.secondary_ips.contains(&address));
+            let carries = |eni: &&EniInfo| eni.id == eni_id && eni.secondary_ips.contains(&address);
+            let carrier = self.enis.iter().find(carries);
+            let is_there = carrier.is_some_and(|eni| !eni.unsettled.contains(&address));
+            let is_listed = carrier.is_some();
             let from_eni = mine.ip.eni().filter(|from| *from != eni_id);
             if !mine.created && !is_there && !self.context.config.elected {
                 self.mark_moving(mine).await?;
             }
             self.own(address);
-            if let Some(eni) = self.enis.iter_mut().find(|eni| eni.id == eni_id && !is_there) {
+            if let Some(eni) = self.enis.iter_mut().find(|eni| eni.id == eni_id && !is_listed) {
                 eni.secondary_ips.push(address);
             }
             chosen.push(Chosen {
@@ -182,7 +195,7 @@ impl<'a> Round<'a> {
                 eni_id: eni_id.clone(),
                 from_eni,
                 is_there,
-                held: !mine.created,
+                held: !mine.created || self.elsewhere.contains(&address),
                 can_be_replaced: mine.ip.state().epoch == 0 && !wish.nominated.contains(&address),
             });
         }
@@ -213,7 +226,7 @@ impl<'a> Round<'a> {
                 node.max_enis = node.max_enis.saturating_sub(node.enis.len());
                 node.enis.clear();
             }
-            let placed = place(&node, &self.subnet_views(), &self.taken, wish, rand::random());
+            let placed = place(&node, &self.subnet_views(), &self.taken_for(wish), wish, rand::random());
             let Err(shortage) = placed else { return placed.map_err(NotPlaced::from) };
             let of_subnets = matches!(
                 shortage,
@@ -232,6 +245,16 @@ impl<'a> Round<'a> {
             }
             return Err(error);
         }
+    }
+
+    /// Addresses that a wish cannot have. One that waits on another node's ENI for any pod is had by who nominates it.
+    fn taken_for(&self, wish: &Wish) -> BTreeSet<IpAddr> {
+        let free = |ip: &IpAddr| wish.nominated.contains(ip) && self.is_elsewhere(*ip);
+        self.taken.iter().copied().filter(|ip| !free(ip)).collect()
+    }
+
+    fn is_elsewhere(&self, ip: IpAddr) -> bool {
+        self.elsewhere.contains(&ip) && !self.owned.contains(&ip)
     }
 
     /// Takes a free address by creating its object; `None` when it is not free.
@@ -288,7 +311,9 @@ impl<'a> Round<'a> {
                     id: eni.id.clone(),
                     subnet_id: eni.subnet_id.clone(),
                     ips: eni.secondary_ips.iter().copied().collect(),
-                    warm: eni.secondary_ips.iter().copied().filter(|ip| !self.owned.contains(ip)).collect(),
+                    warm: (eni.secondary_ips.iter().copied())
+                        .filter(|ip| !self.owned.contains(ip) && !eni.unsettled.contains(ip))
+                        .collect(),
                     assignable: eni.assignable.as_ref().map(|list| list.iter().copied().collect()),
                 })
                 .collect(),

@@ -10,7 +10,6 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::super::changes::Changes;
 use super::super::context::Context;
 use crate::api::{EniStatus, VpcIPType};
 use crate::cloud::{CloudError, Subnet};
@@ -20,51 +19,65 @@ use crate::ipam::pool::{NetView, Reservation, SubnetView};
 const AGE: Duration = Duration::from_secs(10);
 
 /// The last answer of the cloud.
-#[derive(Debug)]
-pub struct SubnetCache {
-    latest: Mutex<Option<(Instant, Arc<Vec<Subnet>>)>>,
-    changes: Changes,
+#[derive(Debug, Default)]
+pub struct SubnetCache(Mutex<Latest>);
+
+#[derive(Debug, Default)]
+struct Latest {
+    /// When it was asked for: a change while the answer is on its way may not be in it.
+    seen: Option<(Instant, Arc<Vec<Subnet>>)>,
+    /// When there was none instead, and why.
+    failed: Option<(Instant, CloudError)>,
 }
 
 impl SubnetCache {
-    /// Of no answer yet. `changes` are those that make one stale.
-    pub fn new(changes: Changes) -> Self {
-        Self { latest: Mutex::default(), changes }
-    }
-
-    /// The subnets: no older than some seconds, and than `since`. Who asks meanwhile waits for the same answer.
+    /// The subnets: no older than some seconds, and than `since`. Who asks meanwhile waits for the same answer, or for the
+    /// same error: in an outage nobody queues for a try of their own.
     pub async fn get(
         &self,
         context: &Context,
         since: Option<Instant>,
     ) -> Result<Arc<Vec<Subnet>>, CloudError> {
-        let mut latest = self.latest.lock().await;
-        if let Some((at, subnets)) = &*latest
+        let came = Instant::now();
+        let mut latest = self.0.lock().await;
+        if let Some((at, subnets)) = &latest.seen
             && at.elapsed() < AGE
             && since.is_none_or(|since| *at >= since)
         {
             return Ok(subnets.clone());
         }
-        // As of when it was asked for: a change while the answer is on its way may not be in it.
+        if let Some((ended, error)) = &latest.failed
+            && *ended >= came
+        {
+            return Err(error.clone());
+        }
         let at = Instant::now();
-        let subnets = Arc::new(context.provider.subnets().await?);
-        *latest = Some((at, subnets.clone()));
-        Ok(subnets)
+        match context.provider.subnets().await {
+            Ok(subnets) => {
+                let subnets = Arc::new(subnets);
+                latest.seen = Some((at, subnets.clone()));
+                Ok(subnets)
+            }
+            Err(error) => {
+                latest.failed = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
     }
 
-    /// The subnets for who only counts: none before anybody has looked, and looked at once more after this controller has
-    /// changed something, when the answer is so old that nobody else would use it. Until then: how long that takes.
+    /// The subnets for who only counts: none before anybody has looked, and looked at once more when this controller has
+    /// changed something that the answer may not show, and that answer is so old that nobody else would use it. Until
+    /// then: how long that takes.
     pub async fn counted(&self, context: &Context) -> (Arc<Vec<Subnet>>, Option<Duration>) {
-        let latest = self.latest.lock().await.clone();
-        let Some((at, subnets)) = latest else { return (Arc::default(), None) };
-        let Some(changed) = self.changes.latest().filter(|changed| *changed >= at) else {
+        let Some((at, subnets)) = self.0.lock().await.seen.clone() else { return (Arc::default(), None) };
+        let Some(shown) = context.own_changes.shown_from().filter(|shown| at < *shown) else {
             return (subnets, None);
         };
-        let left = AGE.saturating_sub(at.elapsed());
+        let left = AGE.saturating_sub(at.elapsed()).max(shown.saturating_duration_since(Instant::now()));
         if !left.is_zero() {
             return (subnets, Some(left));
         }
-        match self.get(context, Some(changed)).await {
+        match self.get(context, Some(shown)).await {
             Ok(subnets) => (subnets, None),
             Err(error) => {
                 warn!(%error, "subnets not seen");

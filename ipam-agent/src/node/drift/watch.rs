@@ -12,7 +12,7 @@ use std::{
 
 use futures::{FutureExt as _, StreamExt as _};
 use tokio::{sync::watch, time::MissedTickBehavior};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::{
     health,
@@ -103,7 +103,12 @@ pub async fn keep(
             heard.settings.extend(changes);
         }
         due |= heard.concern(&node);
-        if due == Due::default() || node.config.repairs_are_held() {
+        if due == Due::default() {
+            continue;
+        }
+        if node.config.repairs_are_held() {
+            // The lab waits for this line: no look is under way then.
+            debug!("repairs are held");
             continue;
         }
         let _step = node.config.health.step("the repair");
