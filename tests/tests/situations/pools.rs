@@ -120,7 +120,7 @@ async fn s15_a_subnet_that_is_removed_keeps_what_is_in_it_and_gets_nothing_new()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s16_who_waits_for_room_is_told_the_counts_and_woken_within_a_second() {
+async fn s16_who_waits_for_room_is_told_the_counts_and_woken_at_once() {
     let (plane, _dir) = plane().await;
     plane.start_controller_with(tight(), None).unwrap();
     plane.pod("kept", "node-a", true).await.unwrap();
@@ -138,7 +138,8 @@ async fn s16_who_waits_for_room_is_told_the_counts_and_woken_within_a_second() {
         delete_pod(&plane.client, leaving.0).await;
         let start = Instant::now();
         let ip = bound(&plane.client, pod).await;
-        // Within a second, on a machine that does nothing else; nothing is tried again by itself within ten minutes.
+        // Mostly within 100 ms; on a machine that does much else it takes longer. Nothing is tried again by itself within ten
+        // minutes.
         let limit = patient(Duration::from_secs(10));
         assert!(start.elapsed() < limit, "woken after {:?}", start.elapsed());
         println!("{} released, {ip} bound after {:?}", leaving.1, start.elapsed());
