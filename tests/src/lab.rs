@@ -187,7 +187,7 @@ impl Lab {
     /// Addresses for machines to come: the highest of each subnet that has plenty. A cloud that gave one away would have
     /// two machines with it.
     pub fn kept_for_machines(&self) -> impl Iterator<Item = Ipv4Addr> {
-        const KEPT: u32 = 16;
+        const KEPT: u32 = 8;
         self.subnets.iter().filter(|subnet| subnet.cidr.prefix_len() <= 26).flat_map(|subnet| {
             let end = u32::from(subnet.cidr.broadcast());
             (end - KEPT..end).map(Ipv4Addr::from)

@@ -139,14 +139,7 @@ async fn a_nominated_address_is_given_or_refused_with_the_reason() {
         assert!(claims.get(name).await.unwrap().status.unwrap().address.is_none(), "nothing half-done");
     }
     assert_eq!(
-        Api::<VpcIP>::all(cluster.client.clone())
-            .get("10.0.1.77")
-            .await
-            .unwrap()
-            .spec
-            .claim_ref
-            .unwrap()
-            .name,
+        Api::<VpcIP>::all(cluster.client.clone()).get(&text).await.unwrap().spec.claim_ref.unwrap().name,
         "first"
     );
 }

@@ -4,9 +4,12 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 
+use ipam_agent::api::{IpPhase, VpcIP};
 use ipam_lab::cluster::{Cluster, RunningPod, eventually};
 use ipam_lab::scrape::{Family, Scrape};
 use ipam_lab::story::STATIC;
+use kube::Api;
+use kube::api::ListParams;
 
 const NODE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9470);
 const CONTROLLER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9471);
@@ -117,10 +120,12 @@ async fn the_controller_counts_claims_addresses_and_calls() {
     .unwrap();
     // Two pods' addresses, and the primary one of each of two ENIs: a node has its first without a pod. With them those that
     // were picked and are the lab's machines' own.
+    let ips = Api::<VpcIP>::all(cluster.client.clone());
     eventually("four addresses to be used", async || {
-        let seen = controller();
-        let elsewhere = seen.value("eni_ipam_vpc_ips", &[("phase", "Quarantined")]).unwrap_or(0.);
-        seen.value("eni_ipam_subnet_addresses_used", &[("subnet", "subnet-a")]).unwrap() == 4. + elsewhere
+        let used = controller().value("eni_ipam_subnet_addresses_used", &[("subnet", "subnet-a")]).unwrap();
+        let all = ips.list(&ListParams::default()).await.unwrap().items;
+        let elsewhere = all.iter().filter(|ip| ip.state().phase == IpPhase::Quarantined).count();
+        used == all.len() as f64 && all.len() - elsewhere == 4
     })
     .await
     .unwrap();
