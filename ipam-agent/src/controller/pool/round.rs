@@ -1,5 +1,6 @@
 //! What one round of a node sees, and its choices.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -248,13 +249,14 @@ impl<'a> Round<'a> {
     }
 
     /// Addresses that a wish cannot have. One that waits on another node's ENI for any pod is had by who nominates it.
-    fn taken_for(&self, wish: &Wish) -> BTreeSet<IpAddr> {
-        let free = |ip: &IpAddr| wish.nominated.contains(ip) && self.is_elsewhere(*ip);
-        self.taken.iter().copied().filter(|ip| !free(ip)).collect()
-    }
-
-    fn is_elsewhere(&self, ip: IpAddr) -> bool {
-        self.elsewhere.contains(&ip) && !self.owned.contains(&ip)
+    fn taken_for(&self, wish: &Wish) -> Cow<'_, BTreeSet<IpAddr>> {
+        let mut taken = Cow::Borrowed(&self.taken);
+        for ip in &wish.nominated {
+            if self.elsewhere.contains(ip) && !self.owned.contains(ip) {
+                taken.to_mut().remove(ip);
+            }
+        }
+        taken
     }
 
     /// Takes a free address by creating its object; `None` when it is not free.
